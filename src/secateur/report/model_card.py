@@ -70,11 +70,11 @@ def named(report: Report) -> dict[str, str | None]:
 
 
 def _base_model(report: Report) -> str:
-    return named(report)["base_model"] or shown(report.recipe["model"])
+    return named(report)["base_model"] or shown(report.recipe["model"], report.paths)
 
 
 def _data(report: Report) -> str:
-    return named(report)["dataset"] or shown(report.recipe["data"]["source"])
+    return named(report)["dataset"] or shown(report.recipe["data"]["source"], report.paths)
 
 
 def _results(report: Report, task: str) -> list[EvalResult]:
@@ -82,11 +82,10 @@ def _results(report: Report, task: str) -> list[EvalResult]:
     data = report.recipe["data"]
     other = data.get("evaluation") if TASKS.get(data.get("task", "classification")).evaluation_is_data else None
     scored = other or named(report)["dataset"] or data["source"]
-    path, config = hub_source(scored) or (UNKNOWN, None)
+    path, config = (None if scored in (report.paths or ()) else hub_source(scored)) or (UNKNOWN, None)
+    name = shown(scored, report.paths)
     of: dict[str, Any] = {"dataset_config": config, "dataset_split": None if other else report.splits["validation"]}
-    return [
-        EvalResult(task, path, shown(scored), metric, round(score, 4), **of) for metric, score in report.scores.items()
-    ]
+    return [EvalResult(task, path, name, metric, round(score, 4), **of) for metric, score in report.scores.items()]
 
 
 def _body(report: Report, auto: str, kind: Kind, name: str, base: dict[str, Any]) -> str:
@@ -131,7 +130,7 @@ def _sources(report: Report, base: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"- base model: `{_base_model(report)}`{_licence_text(base)}",
-            f"- teacher: `{shown(recipe['teacher'] or 'the base model, fine-tuned')}`",
+            f"- teacher: `{shown(recipe['teacher'] or 'the base model, fine-tuned', report.paths)}`",
             f"- data: `{_data(report)}`, {report.rows['train']:,} training rows, whose terms apply too",
             f"- method: {paper_of(METHODS.get(recipe['method']['name']))}",
             "- `plan.json` lists the kept units; made with secateur",

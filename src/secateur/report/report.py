@@ -98,6 +98,8 @@ class Report:
         greater_is_better: whether more of the metric is better; of a report that does not say it, it is.
         training_metric: name of the main score of held-out training rows (`Task.of_training_rows`); None in a report of
             before, which takes it to be `metric`.
+        paths: the names in the recipe that may be on the hub, and were files or folders where the run was made
+            (`names.paths_in`); None in a report of before.
         asked: how the model is asked as the data are (`Predictor.told`): `pairs` of texts, or options of a prediction
             that no recipe has.
     """
@@ -138,6 +140,7 @@ class Report:
     training_metric: str | None = None
     shared_output: bool | None = None
     unpruned: Mapping[str, int] | None = None
+    paths: Sequence[str] | None = None
 
     @property
     def metric_of_training_rows(self) -> str:

@@ -35,7 +35,8 @@ def title(report: Report) -> str:
 
 def subject(report: Report) -> str:
     """The model and the data: "bert-base-uncased on glue/sst2"."""
-    return f"{shown(report.recipe['model'])} on {shown(report.recipe['data']['source'])}"
+    model, data = report.recipe["model"], report.recipe["data"]["source"]
+    return f"{shown(model, report.paths)} on {shown(data, report.paths)}"
 
 
 def score_table(report: Report) -> list[tuple[str, str, str]]:

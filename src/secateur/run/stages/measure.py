@@ -15,6 +15,7 @@ from secateur.measure.latency_sweep import measure_again, target_reached
 from secateur.measure.model_size import dense_parts, disk_bytes, parameter_count, shares_embeddings, stored_parts
 from secateur.report import run_page
 from secateur.report.model_card import card
+from secateur.report.names import paths_in
 from secateur.report.report import Report
 from secateur.run import output_cache, ramp_scores, run_length, vocabulary_data
 from secateur.run.context import Context
@@ -92,6 +93,7 @@ def _measured(context: Context, scored: Scored) -> Report:
         bytes=_bytes_of_parts(context, scored),
         shared_output=shares_embeddings(teacher),
         unpruned=_unpruned(space, plan),
+        paths=paths_in(recipe.to_dict()),
         latency=[measurement.to_dict() for measurement in times],
         verified=FORMAT.read(context.folder / VERIFIED),
         seconds=context.accounting.seconds(),
