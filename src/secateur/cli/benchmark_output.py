@@ -9,6 +9,7 @@ from secateur.cli.output import show_notes, show_table
 from secateur.measure.benchmark_result import BenchmarkResult
 from secateur.measure.peak_memory import OWN
 from secateur.measure.prepared_models import BASELINE
+from secateur.report.size_text import megabytes
 from secateur.system.quantities import measured_dtype, timed_part
 
 
@@ -49,7 +50,7 @@ def _show_sizes(results: Sequence[BenchmarkResult]) -> None:
 def _size_row(one: BenchmarkResult) -> list[str]:
     parameters = "-" if one.parameters is None else f"{one.parameters:,}"
     peaks = ("-", "-") if one.peak is None else (f"{one.peak.process / 1e6:.0f}", f"{one.peak.model / 1e6:.0f}")
-    return [one.model, one.runtime, one.dtype, parameters, f"{one.bytes / 1e6:.1f}", *peaks]
+    return [one.model, one.runtime, one.dtype, parameters, megabytes(one.bytes), *peaks]
 
 
 def _protocol(results: Sequence[BenchmarkResult], dense: str | None) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from secateur.cli.output import show_lines, show_table
 from secateur.deploy.verification import Verification
 from secateur.report.report_text import score_text
+from secateur.report.size_text import megabytes
 from secateur.system.quantities import quantity
 from secateur.tasks.origin import rows_of
 
@@ -45,7 +46,7 @@ def show_export(exported: Mapping[str, Any]) -> None:
     rows = [("format", facts["format"]), ("dtype", facts["dtype"]), ("opset", str(facts["opset"] or "-"))]
     if facts["dtype"] == "int8":
         rows.append(("ranges from", f"{facts['calibration']} examples" if facts["calibration"] else "each batch"))
-    rows += [("size, MB", f"{exported['bytes'] / 1e6:.1f}"), ("largest difference", f"{exported['difference']:.2e}")]
+    rows += [("size, MB", megabytes(exported["bytes"])), ("largest difference", f"{exported['difference']:.2e}")]
     show_table(("", "exported"), rows)
     if "scores" in exported:
         show_scores(exported["scores"])
@@ -58,7 +59,7 @@ def show_export(exported: Mapping[str, Any]) -> None:
 def show_folder(exported: Mapping[str, Any]) -> None:
     """The files of a folder for servers, each with its difference from the source and its scores."""
     rows = [
-        (Path(file["path"]).name, file["facts"]["dtype"], f"{file['bytes'] / 1e6:.1f}", f"{file['difference']:.2e}")
+        (Path(file["path"]).name, file["facts"]["dtype"], megabytes(file["bytes"]), f"{file['difference']:.2e}")
         for file in exported["files"]
     ]
     show_table(("file", "dtype", "size, MB", "largest difference"), rows)
@@ -77,7 +78,7 @@ def show_folder(exported: Mapping[str, Any]) -> None:
 
 def show_seq2seq(exported: Mapping[str, Any]) -> None:
     """The files of an encoder-decoder, each with its difference from the source, its scores and its times."""
-    sizes = [f"{file['bytes'] / 1e6:.1f} MB" for file in exported["files"]]
+    sizes = [f"{megabytes(file['bytes'])} MB" for file in exported["files"]]
     show_agreements(exported["files"], sizes)
     times = [
         (f"{quantity(one['tokens'], 'token')}, {quantity(one['beams'], 'beam')}", one["runtime"],

@@ -9,6 +9,7 @@ from secateur.cli import output
 from secateur.cli.output import show_captions, show_lines, show_table, show_text_table
 from secateur.measure.inspected_model import Inspection
 from secateur.report import inspection_text
+from secateur.report.size_text import megabytes
 
 
 def show_names(names: Mapping[str, Mapping[str, str]]) -> None:
@@ -33,7 +34,7 @@ def show_vocabulary(facts: Mapping[str, Any]) -> None:
     """What a cut vocabulary changes, and how it splits the texts that it was made from."""
     rows = [
         ("pieces", f"{facts['size']:,}", f"{facts['kept']:,}"),
-        ("weights, MB", f"{facts['bytes_before'] / 1e6:.1f}", f"{facts['bytes_after'] / 1e6:.1f}"),
+        ("weights, MB", megabytes(facts["bytes_before"]), megabytes(facts["bytes_after"])),
     ]
     covered = facts.get("coverage")
     if covered is not None:
