@@ -13,7 +13,7 @@ from secateur.cli.given_data import OpenedData, data_if_known, refuse_existing
 from secateur.cli.output import show_json
 from secateur.cli.scored_export import batches_of, fitted, scores, scores_of
 from secateur.deploy.export import export
-from secateur.deploy.formats import check_packages, check_request, files_of, known_format
+from secateur.deploy.formats import check_dtype, check_model, check_packages, check_request, files_of, known_format
 from secateur.deploy.graph import is_encoder_decoder
 from secateur.deploy.hub_layout import FILES, check_folder, export_folder
 from secateur.deploy.runtimes import RUNTIMES
@@ -80,6 +80,7 @@ def _check_output(output: Path, layout: str, dtypes: tuple[str, ...], overwrite:
         return
     for file in files_of(output):
         refuse_existing(file, overwrite)
+    check_dtype(output, dtypes[0])
     check_packages(output, dtypes[0])
 
 
@@ -115,6 +116,7 @@ def _export_file(
     """One file, and both scores."""
     _check_ranges(output, dtype, data, rows)
     model = open_model(folder)
+    check_model(model, output, dtype)
     calibration = _calibration(data, (dtype,), model, folder, rows)
     check_request(output, dtype, calibration, opset)
     data = fitted(data, model, folder)

@@ -80,9 +80,10 @@ def export(
             model reads.
 
     Raises:
-        UserError: the format does not have the dtype, the model is an encoder-decoder, a package is not installed, the
-            path cannot be written, or the file differs from its source: an output is not finite, or fp32 differs by
-            more than 1e-4 of the largest output.
+        UserError: before any work: the format does not have the dtype, the model is an encoder-decoder or more than a
+            file of ONNX holds, a package is not installed, the path is a folder. After it: the path cannot be written,
+            or the file differs from its source: an output is not finite, or fp32 differs by more than 1e-4 of the
+            largest output.
     """
     path = Path(path)
     with _replacing(path) as partial:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from secateur.deploy import onnx_format, openvino_format, pt2_format
+from secateur.deploy import onnx_format, onnx_limit, openvino_format, pt2_format
 from secateur.deploy.export_facts import ExportFacts
 from secateur.deploy.graph import (
     Batch,
@@ -27,6 +27,7 @@ from secateur.deploy.graph import (
     weights_hash,
 )
 from secateur.deploy.onnx_format import OPSETS
+from secateur.deploy.onnx_limit import before_quantisation
 from secateur.deploy.silence import silence
 from secateur.structure.images import PIXELS, image_shape
 from secateur.structure.positions import positions
@@ -159,6 +160,17 @@ def check_exportable(model: PreTrainedModel) -> None:
         )
 
 
+def check_model(model: PreTrainedModel, path: Path, dtype: str) -> None:
+    """Refuse a model of which no file of this kind can be made, before any work is done.
+
+    Raises:
+        UserError: as `check_exportable`; or the weights are more than a file of ONNX holds.
+    """
+    check_exportable(model)
+    if path.suffix == ".onnx":
+        onnx_limit.check_weights(model.modules(), dtype)
+
+
 def is_exportable(model: PreTrainedModel) -> bool:
     """Whether `check_exportable` accepts a model."""
     try:
@@ -192,7 +204,7 @@ def write(
 ) -> ExportFacts:
     """Write a model to a file whose suffix names the format; batch and length stay free. See `export.export`."""
     check_request(path, dtype, calibration, opset)
-    check_exportable(model)
+    check_model(model, path, dtype)
     graph = graph_of(model, before_quantisation(dtype))
     signature = graph.signature(tokenizer_inputs(model, inputs))
     facts = facts_for(model, signature, path, dtype, calibration or (), opset)
@@ -202,11 +214,6 @@ def write(
     with silence():
         pt2_format.write(graph, signature, path, facts)
     return facts
-
-
-def before_quantisation(dtype: str) -> str:
-    """The dtype in which a graph is traced of which a file in `dtype` is made."""
-    return "fp32" if dtype == "int8" else dtype
 
 
 def write_traced(

@@ -20,7 +20,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.deploy.export import Exported, export
-from secateur.deploy.formats import check_exportable, check_request
+from secateur.deploy.formats import check_model, check_request
 from secateur.deploy.graph import Batch
 from secateur.deploy.server_config import server_config
 from secateur.deploy.server_tokenizer import check_tokenizer, length_limit, write_length, write_tokenizer
@@ -86,13 +86,14 @@ def export_folder(
         overwrite: whether a folder with a model is replaced, once the new one is complete.
 
     Raises:
-        UserError: before any work: the folder is not empty, the model is an encoder-decoder, the tokenizer has no
-            `tokenizer.json` or states no length, a package is not installed. After it: a file differs from the model,
-            or the folder cannot be written.
+        UserError: before any work: the folder is not empty, the model is an encoder-decoder or more than a file of
+            ONNX holds, the tokenizer has no `tokenizer.json` or states no length, a package is not installed. After
+            it: a file differs from the model, or the folder cannot be written.
     """
     folder, head = Path(folder), head_of(model)
     check_folder(folder, dtypes, calibration, opset, overwrite=overwrite)
-    check_exportable(model)
+    for dtype in dtypes:
+        check_model(model, folder / FILES[dtype], dtype)
     if image_shape(model) is not None:
         raise UserError(
             f"a folder is for servers of texts, and {type(model).__name__} reads images: name a file, as model.onnx"

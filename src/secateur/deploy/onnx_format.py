@@ -15,6 +15,7 @@ from torch import nn
 
 from secateur.deploy.export_facts import KEY, ExportFacts
 from secateur.deploy.graph import Signature, only
+from secateur.deploy.onnx_limit import check_traced
 
 if TYPE_CHECKING:
     import onnx
@@ -49,7 +50,7 @@ def _add_inputs(path: Path, signature: Signature) -> None:
     """Add the inputs that the tracer left out because the model does not use them, such as a mask without attention."""
     import onnx
 
-    model = onnx.load(path)
+    model = onnx.load(path, load_external_data=False)  # which stays in its files, where there is some
     own = {port.name: port for port in model.graph.input}
     if own.keys() >= signature.inputs.keys():
         return
@@ -70,9 +71,14 @@ def _port(name: str, signature: Signature) -> onnx.ValueInfoProto:
 
 
 def write(traced: Path, path: Path, facts: ExportFacts, calibration: list[dict[str, np.ndarray]]) -> None:
-    """Write a traced graph in the dtype of the facts, with the facts in it; int8 overwrites `traced`."""
+    """Write a traced graph in the dtype of the facts, with the facts in it; int8 overwrites `traced`.
+
+    Raises:
+        UserError: it is more than a file holds.
+    """
     import onnx
 
+    check_traced(traced, facts.dtype)
     if facts.dtype == "int8":
         _quantise(traced, calibration)
     model = onnx.load(traced)

@@ -61,6 +61,15 @@ def check_runtime(runtime: str, dtype: str) -> None:
     RUNTIMES.get(runtime)().check(dtype)
 
 
+def check_model(model: PreTrainedModel, runtime: str, dtype: str) -> None:
+    """Refuse a model that a runtime does not run, before it is exported.
+
+    Raises:
+        UserError: as `Runtime.check_model`.
+    """
+    RUNTIMES.get(runtime)().check_model(model, dtype)
+
+
 def difference(run: Runner, model: PreTrainedModel, batches: Iterable[Batch]) -> tuple[float, float]:
     """The largest absolute difference of any output of a runner from the model's, and the largest output.
 

@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from secateur.deploy.export_facts import ExportFacts
-from secateur.deploy.formats import files_of, read_facts, write
+from secateur.deploy.formats import check_model, files_of, read_facts, write
 from secateur.deploy.graph import Batch, as_arrays
 from secateur.system.errors import UserError, as_user_error
 from secateur.system.packages import require
@@ -108,6 +108,14 @@ class Runtime(ABC):
         if dtype not in self.stored:
             raise UserError(f"{self.name} runs {', '.join(self.stored)}, not {dtype!r}: choose one of these")
         require(self.packages, self.extra)
+
+    def check_model(self, model: PreTrainedModel, dtype: str) -> None:
+        """Refuse a model that this runtime does not run in a dtype; by default one of which no file can be written.
+
+        Raises:
+            UserError: as `formats.check_model`.
+        """
+        check_model(model, self.file_in(Path(), dtype), self.stored[dtype])
 
     def of_model(
         self,

@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from secateur.deploy.graph import is_encoder_decoder
-from secateur.deploy.runner import check_runtime, runner
+from secateur.deploy.runner import check_model, check_runtime, runner
 from secateur.deploy.runtime import DTYPES
 from secateur.measure.generation import BEAMS, WHOLE, call_of_part, check_part, part_text
 from secateur.measure.measurement import Measurement, Protocol, summary
@@ -139,6 +139,8 @@ def _check_dtype(models: Sequence[PreTrainedModel], runtime: str, dtype: torch.d
     check_runtime(runtime, dtype if isinstance(dtype, str) else "fp32")
     if _needs_runner(runtime, dtype) and (place := models[0].device.type) != "cpu":
         raise UserError(f"expected models on the CPU for {runtime} in {dtype}, got them on {place}: move them there")
+    for model in models if _needs_runner(runtime, dtype) else ():
+        check_model(model, runtime, str(dtype or "fp32"))
 
 
 def _needs_runner(runtime: str, dtype: torch.dtype | str | None) -> bool:

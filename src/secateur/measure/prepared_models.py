@@ -15,7 +15,7 @@ from secateur.deploy import gpu
 from secateur.deploy.export_facts import ExportFacts
 from secateur.deploy.formats import known_format, read_facts
 from secateur.deploy.graph import Batch
-from secateur.deploy.runner import check_runtime, runner
+from secateur.deploy.runner import check_model, check_runtime, runner
 from secateur.deploy.runtime import Runner
 from secateur.deploy.runtimes import RUNTIMES
 from secateur.measure.random_inputs import Reads, as_tensors, random_inputs
@@ -112,7 +112,7 @@ def configurations(
         files: the facts of those that are exported files (`exported_files`).
 
     Raises:
-        UserError: an unknown device, or a combination that the device does not run.
+        UserError: an unknown device, a combination that the device does not run, or a model that a runtime does not.
     """
     if device not in DEVICES:
         raise UserError(f"expected a device of {', '.join(DEVICES)}, got {device!r}: choose one of these")
@@ -124,6 +124,10 @@ def configurations(
         asked.insert(0, baseline)
     if files and device == "cuda":
         raise UserError(f"expected model folders on a GPU, got the exported file {next(iter(files))}: leave it out")
+    for one in asked if device == "cpu" else ():
+        model = models[one.name]
+        assert isinstance(model, PreTrainedModel)
+        check_model(model, one.runtime, one.dtype)
     return asked + [_of_file(name, models[name], facts) for name, facts in files.items()]
 
 

@@ -23,7 +23,6 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrain
 
 from secateur.deploy.export import tolerance
 from secateur.deploy.formats import (
-    before_quantisation,
     check_dtype,
     check_made_from,
     check_opset,
@@ -33,6 +32,7 @@ from secateur.deploy.formats import (
     write_traced,
 )
 from secateur.deploy.graph import inference_copy
+from secateur.deploy.onnx_limit import before_quantisation, check_weights
 from secateur.deploy.runtime import positive_threads
 from secateur.deploy.runtimes import RUNTIMES
 from secateur.deploy.seq2seq.agreement import Agreement, agreement, check_agreement
@@ -112,12 +112,14 @@ def export_seq2seq(
 
     Raises:
         UserError: before any work: the folder is not empty, the model writes no texts, its generation config is
-            invalid, a runtime or dtype is unknown, a package is not installed. After it: an fp32 file differs from the
-            model by more than 1e-4 of the largest logit or writes another text, or the folder cannot be written.
+            invalid, a runtime or dtype is unknown, a package is not installed, encoder or decoder is more than a file
+            of ONNX holds. After it: an fp32 file differs from the model by more than 1e-4 of the largest logit or
+            writes another text, or the folder cannot be written.
     """
     folder = Path(folder)
     check_seq2seq_folder(folder, runtimes, dtypes, opset, overwrite=overwrite)
     check_writes_texts(model)
+    _check_sizes(model, runtimes, dtypes)
     twin = inference_copy(model, "fp32").cpu()
     layout = CacheLayout.of(twin)
     with atomic_folder(folder) as partial:
@@ -222,6 +224,24 @@ def check_writes_texts(model: PreTrainedModel) -> None:
         generation.validate()
 
 
+def _check_sizes(model: PreTrainedModel, runtimes: Sequence[str], dtypes: Sequence[str]) -> None:
+    """Refuse an encoder or a decoder that is more than a file of ONNX holds.
+
+    Raises:
+        UserError: naming its size.
+    """
+    decoder = [*model.get_decoder().modules(), model.get_output_embeddings()]
+    for runtime in runtimes:
+        for dtype in dtypes if RUNTIMES.get(runtime).suffix == ".onnx" else ():
+            for modules in (model.get_encoder().modules(), decoder):
+                check_weights(modules, dtype, fold=_folds(dtype), others="OpenVINO")
+
+
+def _folds(dtype: str) -> bool:
+    """Whether what depends on weights alone is computed for a file, which quantisation needs."""
+    return dtype == "int8"
+
+
 def file_of(folder: Path, part: str, runtime: str, dtype: str) -> Path:
     """The file of a part of the model for a runtime in a dtype."""
     kind = RUNTIMES.get(runtime)
@@ -249,7 +269,7 @@ def _written(
     for graph, signature, path in zip((encoder, decoder), signatures, paths, strict=True):
         path.parent.mkdir(exist_ok=True)
         facts = facts_for(model, signature, path, dtype, opset=opset)
-        write_traced(graph, signature, path, facts, fold=dtype == "int8")
+        write_traced(graph, signature, path, facts, fold=_folds(dtype))
     with torch.inference_mode():
         found = agreement(model, open_seq2seq(folder, runtime, dtype))
     check_agreement(found, dtype, folder)
