@@ -7,6 +7,7 @@ import torch
 from small_world import config, tokenizer, write_model
 from tiny_models import tiny
 from transformers import (
+    BertForMaskedLM,
     MBartConfig,
     MBartForConditionalGeneration,
     XLMRobertaConfig,
