@@ -262,3 +262,22 @@ def test_without_a_reference_or_an_evaluation_nothing_can_be_scored(world):
     model, words = open_model(world / "embedder"), open_tokenizer(world / "embedder")
     with pytest.raises(UserError, match="reference=MODEL, or score pairs or retrieval by --eval"):
         scores(model, task, encoded(task, "validation", words, 12), words)
+
+
+def test_a_reference_is_refused_before_anything_is_written_or_trained(world, tmp_path):
+    with pytest.raises(UserError, match=r"typo' does not exist"):
+        read(world, reference=str(tmp_path / "typo"))
+    with pytest.raises(UserError, match="the reference is no sentence-transformers model"):
+        read(world, reference=str(world / "encoder"))
+    shutil.copytree(world / "embedder", tmp_path / "bare", ignore=shutil.ignore_patterns("*token*", "vocab*"))
+    with pytest.raises(UserError, match="has no tokenizer"):
+        read(world, reference=str(tmp_path / "bare"))
+
+
+def test_the_reference_may_be_a_run_and_has_its_own_pooling(world, tmp_path):
+    """The pooling is that of the model which is scored."""
+    shutil.copytree(world / "embedder", tmp_path / "run" / "model")
+    task = read(world, reference=str(tmp_path / "run"), pooling="cls").fitted(str(world / "encoder"), "model")
+    rows = encoded(task, "validation", tokenizer(), 12)
+    found = task.reference.vectors(task, rows)
+    assert np.allclose(found, read(world, reference=str(world / "embedder")).reference.vectors(task, rows))

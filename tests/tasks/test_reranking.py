@@ -261,6 +261,29 @@ def test_pairs_alone_are_compared_with_the_scores_of_the_teacher(tmp_path):
         replace(task, reference=None).score(*found[folder])
 
 
+def test_the_reference_reads_as_many_tokens_as_the_pairs_whatever_was_scored_before(tmp_path):
+    folder = cross_encoder(tmp_path / "model")
+    task = Reranking.from_data(alone(tmp_path / "d.jsonl"), reference=folder).fitted(folder, "model")
+    found = [
+        task.score(*predicted(task.load_model(folder), task, rows, tokenizer()))["spearman"]
+        for length in (5, 12)
+        for rows in [encoded(task, "validation", tokenizer(), length)]
+    ]
+    assert found == pytest.approx([1, 1])
+
+
+def test_a_reference_is_refused_before_anything_is_written_or_trained(tmp_path):
+    data = alone(tmp_path / "d.jsonl")
+    with pytest.raises(UserError, match="typo' does not exist"):
+        Reranking.from_data(data, reference=str(tmp_path / "typo"))
+    with pytest.raises(UserError, match="the reference is a BertModel, which has no head for the task 'reranking'"):
+        Reranking.from_data(data, reference=write_model(tmp_path / "encoder"))
+    with pytest.raises(UserError, match=r"the reference has .*2 labels"):
+        Reranking.from_data(data, reference=cross_encoder(tmp_path / "two", outputs=2))
+    cross_encoder(tmp_path / "run" / "model")
+    assert Reranking.from_data(data, reference=str(tmp_path / "run")).reference == str(tmp_path / "run")
+
+
 def test_a_cross_encoder_with_a_default_prompt_is_refused(tmp_path):
     folder = cross_encoder(tmp_path / "model")
     settings = {"model_type": "CrossEncoder", "prompts": {"x": "find: "}, "default_prompt_name": "x"}

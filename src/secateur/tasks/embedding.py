@@ -129,7 +129,8 @@ class SentenceEmbedding(ComparedTask):
             reference: the model with whose vectors those of others are compared; by default the teacher.
 
         Raises:
-            UserError: the data or the evaluation cannot be read; there is no text; an option or the metric is unknown.
+            UserError: the data or the evaluation cannot be read; there is no text; an option or the metric is unknown;
+                the reference gives no vectors.
             MissingPackage: an evaluation needs sentence-transformers, which is not installed.
         """
         if pooling is not None and pooling not in POOLINGS:
@@ -144,8 +145,10 @@ class SentenceEmbedding(ComparedTask):
             splits["train"] = first_rows(splits["train"], rows, seed)
         named = {QUERY: query_prompt, DOCUMENT: document_prompt}
         prompts = {kind: prompt for kind, prompt in named.items() if prompt is not None}
-        compared = None if reference is None else Reference(reference)
-        found = cls(splits, metric or known[0], scored, pooling, prompts, reference=compared)
+        found = cls(splits, metric or known[0], scored, pooling, prompts)
+        if reference is not None:
+            found = found.with_reference(reference)
+            Reference(reference).check(found)
         return replace(found, of_one_width=scored is None and found.metric == COSINE)
 
     # Models
@@ -159,9 +162,26 @@ class SentenceEmbedding(ComparedTask):
         config: Any = read_config(name_or_path)
         if getattr(config, "secateur", None):
             return open_model(name_or_path)
+        return self._dense(name_or_path, asked=True)
+
+    def load_reference(self, name_or_path: str | Path) -> PreTrainedModel:
+        """As `load_model`, of a model for which the options were not given: it has its own pooling where it has one.
+
+        Raises:
+            UserError: as there.
+        """
+        config: Any = read_config(name_or_path)
+        if not getattr(config, "secateur", None):
+            return self._dense(name_or_path, asked=False)
+        model = open_model(name_or_path)
+        self.adapt(model, str(name_or_path), asked=False)
+        return model
+
+    def _dense(self, name_or_path: str | Path, *, asked: bool) -> PreTrainedModel:
+        """A dense encoder with its sentence head; `asked` as of `adapt`."""
         self.check_head(name_or_path, "model")
         model = with_head(bare_encoder(name_or_path), name_or_path)
-        self.adapt(model, str(name_or_path))
+        self.adapt(model, str(name_or_path), asked=asked)
         return model
 
     def adapt(self, model: PreTrainedModel, name: str, *, asked: bool = True) -> None:

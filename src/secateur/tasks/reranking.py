@@ -20,7 +20,6 @@ from transformers import (
 )
 
 from secateur.structure.encoded_rows import EXAMPLE
-from secateur.surgery.cross_encoders import settings
 from secateur.system.errors import UserError
 from secateur.system.packages import require
 from secateur.tasks import predictors, register
@@ -31,7 +30,7 @@ from secateur.tasks.compared import ComparedTask
 from secateur.tasks.one_output import SIGMOID, are_probabilities, has_sigmoid
 from secateur.tasks.predictors import Predictor
 from secateur.tasks.reranking_data import DRAWN, LABEL, LABELS, LISTED, QUERY, find_columns, prepare, with_drawn
-from secateur.tasks.reranking_reference import NUMBER, PAIR, Reference, numbered
+from secateur.tasks.reranking_reference import NUMBER, PAIR, Reference, check_prompt, check_reference, numbered
 from secateur.tasks.reranking_scores import MRR, NDCG, random_order, ranking_scores
 from secateur.tasks.rows import check_length
 from secateur.tasks.splits import first_rows, read_splits
@@ -39,6 +38,8 @@ from secateur.tasks.task import PaddingCollator, Task, examples
 from secateur.tasks.tokenizer_settings import kept_settings
 
 SPEARMAN = "spearman"
+MOST_TOKENS = 128
+"""Tokens to keep of a pair, unless the user names another number."""
 RELEVANT = 0.5
 """A passage whose label is larger is relevant, unless the user names another number."""
 
@@ -112,7 +113,7 @@ class Reranking(ComparedTask):
 
         Raises:
             UserError: the data cannot be read; a column is missing; a row is incomplete; passages cannot be drawn, or
-                need not be; an option is out of range; the metric is unknown.
+                need not be; an option is out of range; the metric is unknown; the reference does not score pairs.
             MissingPackage: sentence-transformers is not installed.
         """
         require(("sentence_transformers",), "embeddings")
@@ -132,6 +133,8 @@ class Reranking(ComparedTask):
         ranked = any(_both_kinds(own, relevant) for own in splits["validation"][LABEL])
         main = _choose_metric(metric, ranked, relevant, columns.labelled)
         task = cls(splits, main, columns.labelled, relevant, reference=reference)
+        if reference is not None and not columns.labelled:
+            check_reference(task, reference)
         return replace(task, sigmoid=are_probabilities(task._numbers()))
 
     def head(self) -> dict[str, Any]:
@@ -143,7 +146,7 @@ class Reranking(ComparedTask):
         Raises:
             UserError: as there; or as `adapt`.
         """
-        _check_prompt(str(name_or_path))
+        check_prompt(str(name_or_path))
         return super().load_model(name_or_path, **kwargs)
 
     def adapt(self, model: PreTrainedModel, name: str, *, asked: bool = True) -> None:
@@ -152,7 +155,7 @@ class Reranking(ComparedTask):
         Raises:
             UserError: the model is a cross-encoder that puts a prompt before its texts.
         """
-        _check_prompt(name)
+        check_prompt(name)
 
     def with_reference(self, name: str) -> Reranking:
         return self if self.reference else replace(self, reference=name)
@@ -190,7 +193,7 @@ class Reranking(ComparedTask):
         what = "numbers" if self.labelled else "none: the teacher scores the pairs"
         return super().described() | {"pairs": ", ".join(pairs), "labels": what}
 
-    def encode(self, split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 128) -> Dataset:
+    def encode(self, split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = MOST_TOKENS) -> Dataset:
         """One of `splits`, or rows of one, as model inputs, unpadded, one row for each pair.
 
         Args:
@@ -201,7 +204,7 @@ class Reranking(ComparedTask):
         Returns:
             The columns of the tokenizer (input_ids, attention_mask, perhaps token_type_ids), `labels` (a float, or for
             a sigmoid a list of a float), `example`, the index of the row in the split, `length` (tokens), and without
-            labels in the data `pair`, the number of the query and the place of the passage.
+            labels in the data `pair`, the number of the query, the place of the passage and `max_length`.
 
         Raises:
             UserError: `max_length` is more than the tokenizer's model takes.
@@ -215,7 +218,7 @@ class Reranking(ComparedTask):
             passages = [passage for own in batch[LISTED] for passage in own]
             labels = [number for own in batch[LABEL] for number in own]
             encoded = tokenizer(queries, passages, truncation=True, max_length=max_length)
-            named = {PAIR: _pairs(batch[NUMBER], counts)} if NUMBER in batch else {}
+            named = {PAIR: _pairs(batch[NUMBER], counts, max_length)} if NUMBER in batch else {}
             return {
                 **encoded,
                 **named,
@@ -233,7 +236,8 @@ class Reranking(ComparedTask):
         counts = list(map(len, split[LABEL]))
         rows: list[dict[str, Any]] = [{EXAMPLE: number} for number, count in enumerate(counts) for _ in range(count)]
         if not self.labelled:
-            rows = [{**row, PAIR: pair} for row, pair in zip(rows, _pairs(split[NUMBER], counts), strict=True)]
+            pairs = _pairs(split[NUMBER], counts, MOST_TOKENS)
+            rows = [{**row, PAIR: pair} for row, pair in zip(rows, pairs, strict=True)]
         return self.score(prediction, rows)
 
     def score(self, prediction: EvalPrediction, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -263,8 +267,7 @@ class Reranking(ComparedTask):
     def _of_reference(self, rows: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
         """The scores `(pairs,)` of the reference."""
         assert self._reference is not None, "`check_scored` has refused it"
-        longest = max((len(row["input_ids"]) for row in rows if "input_ids" in row), default=128)
-        return self._reference.scores([(row[PAIR][0], row[PAIR][1]) for row in rows], longest)
+        return self._reference.scores([(number, place, most) for number, place, most in (row[PAIR] for row in rows)])
 
     @cached_property
     def _reference(self) -> Reference | None:
@@ -284,9 +287,9 @@ class Reranking(ComparedTask):
         return (number for split in self.splits.values() for own in split[LABEL] for number in own)
 
 
-def _pairs(numbers: Sequence[int], counts: Sequence[int]) -> list[list[int]]:
-    """`PAIR` of each passage of queries with these numbers, and these numbers of passages."""
-    return [[number, place] for number, count in zip(numbers, counts, strict=True) for place in range(count)]
+def _pairs(numbers: Sequence[int], counts: Sequence[int], most: int) -> list[list[int]]:
+    """`PAIR` of each passage of queries with these numbers, and these numbers of passages, cut to `most` tokens."""
+    return [[number, place, most] for number, count in zip(numbers, counts, strict=True) for place in range(count)]
 
 
 def _both_kinds(labels: Sequence[float], relevant: float) -> bool:
@@ -297,15 +300,6 @@ def _both_kinds(labels: Sequence[float], relevant: float) -> bool:
 def _as_label(number: float) -> float:
     """A number as a label that is equal to it is kept, in float32."""
     return float(np.float32(number))
-
-
-def _check_prompt(name: str) -> None:
-    prompt = settings(name).get("default_prompt_name")
-    if prompt:
-        raise UserError(
-            f"model {name!r} puts the prompt {prompt!r} before its texts, which the task reranking does not: give a "
-            "cross-encoder without a default prompt"
-        )
 
 
 def _spearman(logits: NDArray[Any], labels: NDArray[Any]) -> float:

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from numpy.typing import NDArray
+from transformers import PreTrainedConfig
 
-from secateur.surgery.opening import open_model, open_tokenizer
+from secateur.surgery.cross_encoders import settings
+from secateur.surgery.opening import model_folder, open_model, open_tokenizer
 from secateur.system import devices
+from secateur.system.errors import UserError
+from secateur.tasks.checkpoint_labels import check_count, config_of
 from secateur.tasks.reranking_data import LISTED, QUERY
 from secateur.tasks.rows import most_tokens
 from secateur.tasks.tokenizer_settings import kept_settings
 
+if TYPE_CHECKING:
+    from secateur.tasks.task import Task
+
 NUMBER, PAIR = "number", "pair"
-"""The column of splits with the number of a query, and that of encoded rows with it and the place of the passage."""
+"""The column of splits with the number of a query, and that of encoded rows with a `Pair`."""
 BATCH = 32
 """Pairs of a batch when the reference scores them."""
 
-Pair = tuple[int, int]
+Pair = tuple[int, int, int]
+"""The number of a query, the place of a passage of its, and the tokens to which both were cut."""
 
 
 def numbered(splits: DatasetDict) -> None:
@@ -39,7 +47,7 @@ class Reference:
     """A model whose scores of pairs count as right; it is opened and run when pairs are new.
 
     Attributes:
-        name: a folder, or a name on the hub.
+        name: a folder, that of a run, or a name on the hub.
         splits: which are `numbered`.
     """
 
@@ -47,17 +55,16 @@ class Reference:
     splits: Mapping[str, Dataset]
     known: dict[Pair, float] = field(default_factory=dict)
 
-    def scores(self, pairs: Sequence[Pair], longest: int) -> NDArray[Any]:
-        """`(pairs,)`.
-
-        Args:
-            longest: tokens to keep of a pair that is new; fewer if the model takes fewer.
+    def scores(self, pairs: Sequence[Pair]) -> NDArray[Any]:
+        """`(pairs,)`, of pairs that are cut to their tokens, or to fewer if the model takes fewer.
 
         Raises:
             UserError: the model cannot be opened, or has no tokenizer.
         """
-        if missing := [pair for pair in pairs if pair not in self.known]:
-            self.known.update(zip(missing, self._run(missing, longest), strict=True))
+        missing = [pair for pair in dict.fromkeys(pairs) if pair not in self.known]
+        for most in sorted({most for _, _, most in missing}):
+            own = [pair for pair in missing if pair[2] == most]
+            self.known.update(zip(own, self._run(own, most), strict=True))
         return np.array([self.known[pair] for pair in pairs])
 
     @torch.inference_mode()
@@ -67,7 +74,7 @@ class Reference:
             for split in self.splits.values()
             for number, query, passages in zip(split[NUMBER], split[QUERY], split[LISTED], strict=True)
         }
-        chosen = [(texts[number][0], texts[number][1][place]) for number, place in pairs]
+        chosen = [(texts[number][0], texts[number][1][place]) for number, place, _ in pairs]
         model, tokenizer = open_model(self.name), open_tokenizer(self.name)
         torch.nn.Module.to(model, devices.accelerator() or torch.device("cpu"))
         longest = min(longest, most_tokens(tokenizer, model) or longest)
@@ -82,3 +89,30 @@ class Reference:
                 )
             scores[places] = model(**batch.to(model.device)).logits.float().flatten().cpu().numpy()
         return scores.tolist()
+
+
+def check_reference(task: Task, name: str) -> None:
+    """Refuse a model that does not score pairs, before anything is compared with it.
+
+    Raises:
+        UserError: it does not exist, has no head with one output, puts a prompt before its texts, or has no tokenizer.
+    """
+    folder = str(model_folder(name))
+    task.check_head(folder, "reference")
+    check_count(config_of(folder), PreTrainedConfig(**task.head()), "the reference")
+    check_prompt(folder)
+    open_tokenizer(folder)
+
+
+def check_prompt(name: str) -> None:
+    """Refuse a cross-encoder that puts a prompt before its texts.
+
+    Raises:
+        UserError: naming the prompt.
+    """
+    prompt = settings(name).get("default_prompt_name")
+    if prompt:
+        raise UserError(
+            f"model {name!r} puts the prompt {prompt!r} before its texts, which the task reranking does not: give a "
+            "cross-encoder without a default prompt"
+        )
