@@ -1,5 +1,6 @@
 """What a model says of texts, beside its outputs for each text alone."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,7 @@ from transformers import (
     MarianMTModel,
 )
 
+from secateur.surgery.opening import open_model
 from secateur.surgery.sentence.attach import attach_head
 from secateur.surgery.sentence.head import SentenceHead, Settings
 from secateur.system.errors import UserError
@@ -51,15 +53,47 @@ def test_the_class_is_the_most_probable_one_whatever_the_batch():
         assert one["label"] == ("no", "yes", "so")[expected.argmax()] and one["score"] == max(one["scores"].values())
 
 
-def test_pairs_and_numbers():
-    model = made(BertForSequenceClassification, num_labels=1)
-    (pair,) = TASKS.get("classification").predictor(asked(model), [[LONG, SHORT]])
-    assert pair["score"] == pytest.approx(float(logits(model, LONG, SHORT)), abs=1e-6)
-    (relevance,) = TASKS.get("reranking").predictor(asked(model), [[LONG, SHORT]])
-    assert relevance == pair
-    model.config.problem_type = "multi_label_classification"  # as a probability
-    (relevance,) = TASKS.get("reranking").predictor(asked(model), [[LONG, SHORT]])
-    assert relevance["score"] == pytest.approx(float(torch.sigmoid(logits(model, LONG, SHORT))), abs=1e-6)
+@pytest.mark.parametrize("task", ["classification", "reranking"])
+@pytest.mark.parametrize("problem_type", [None, "multi_label_classification", "regression"])
+def test_one_output_is_a_probability_unless_it_is_a_regression(task, problem_type):
+    model = made(BertForSequenceClassification, num_labels=1, problem_type=problem_type)
+    (pair,) = TASKS.get(task).predictor(asked(model), [[LONG, SHORT]])
+    logit = logits(model, LONG, SHORT)
+    expected = logit if problem_type == "regression" else logit.sigmoid()
+    assert pair["score"] == pytest.approx(float(expected), abs=1e-6)
+    if task == "classification":  # a run on numbers says so of a model whose config does not
+        (pair,) = TASKS.get(task).predictor(asked(model, number=True), [[LONG, SHORT]])
+        assert pair["score"] == pytest.approx(float(logit), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"problem_type": "multi_label_classification"},
+        {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}},
+        {"sentence_transformers": {"activation_fn": "torch.nn.Tanh"}, "problem_type": "multi_label_classification"},
+        {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"},
+    ],
+)
+@pytest.mark.parametrize("beside", [None, torch.nn.Identity, torch.nn.Sigmoid])
+def test_a_relevance_is_what_sentence_transformers_gives(settings, beside, tmp_path):
+    """Its activation is beside the config or in it, under a key of today or of versions before 4."""
+    cross_encoder = pytest.importorskip("sentence_transformers").CrossEncoder
+    folder = tmp_path / "plain"
+    made(BertForSequenceClassification, num_labels=1, **settings).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    if beside is not None:
+        cross_encoder(str(folder), activation_fn=beside()).save_pretrained(str(folder := tmp_path / "own"))
+    expected = cross_encoder(str(folder)).predict([(LONG, SHORT)])
+    (relevance,) = TASKS.get("reranking").predictor(asked(open_model(folder)), [[LONG, SHORT]])
+    assert relevance["score"] == pytest.approx(float(expected[0]), abs=1e-6)
+
+
+def test_an_activation_that_is_none_is_refused():
+    model = made(BertForSequenceClassification, num_labels=1, sentence_transformers={"activation_fn": "my.own.Scale"})
+    with pytest.raises(UserError, match=r"names the activation 'my\.own\.Scale': expected one of torch\.nn, Identity"):
+        TASKS.get("reranking").predictor(asked(model), [[LONG, SHORT]])
 
 
 def test_label_sets_have_every_label_above_a_half():
@@ -162,10 +196,14 @@ def test_no_answer_is_one_only_if_it_may_be_and_exceeds_the_best_by_more_than_th
 
 
 def test_how_a_model_is_asked_is_told_by_the_data():
-    one, two = SimpleNamespace(columns=("text",)), SimpleNamespace(columns=("premise", "hypothesis"))
+    one, two = (SimpleNamespace(columns=names, head=dict) for names in (("text",), ("premise", "hypothesis")))
     for name in ("classification", "multilabel"):
         told = TASKS.get(name).predictor.told
         assert (told(one), told(two)) == ({}, {"pairs": True})
+    kinds = {"regression": {"number": True}, "multi_label_classification": {}}
+    for problem_type, own in kinds.items():
+        task = SimpleNamespace(columns=("text",), head=partial(dict, problem_type=problem_type))
+        assert TASKS.get("classification").predictor.told(task) == own
     told = TASKS.get("questions").predictor.told
     assert [told(SimpleNamespace(unanswerable=value)) for value in (True, False)] == [{"nothing": True}, {}]
     assert TASKS.get("tokens").predictor.told(one) == {}

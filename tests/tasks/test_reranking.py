@@ -16,6 +16,7 @@ import secateur
 from secateur.measure.evaluation import encoded, predicted
 from secateur.run import pipeline, recipe
 from secateur.system.errors import UserError
+from secateur.tasks.predictors import Asked
 from secateur.tasks.reranking import Reranking
 from secateur.tasks.reranking_scores import MRR, NDCG, random_order, ranking_scores
 
@@ -322,3 +323,24 @@ def test_a_cross_encoder_is_pruned_and_loads_as_one(saved_by_sentence_transforme
         expected = float(secateur.load(folder)(**inputs).logits)
     found = CrossEncoder(folder, trust_remote_code=True).predict([pair])
     assert float(found[0]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_new_head_for_numbers_is_one_for_sentence_transformers_too(tmp_path):
+    """Its default would be a sigmoid, of scores from 0 to 4."""
+    from sentence_transformers import CrossEncoder
+
+    rows = [{"query": q, "passage": p, "score": n} for q in QUERIES for p, n in (("a film", 4), ("a book", 0.5))]
+    task = Reranking.from_data(write(tmp_path / "d.jsonl", rows))
+    model = task.load_model(write_model(tmp_path / "encoder")).eval()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        expected = float(model(**tokenizer()("good", "a film", return_tensors="pt")).logits)
+    found = CrossEncoder(str(tmp_path / "model")).predict([("good", "a film")])
+    assert float(found[0]) == pytest.approx(expected, abs=1e-5)
+    predictor = Reranking.predictor
+    assert predictor is not None
+    (own,) = predictor(Asked(model, tokenizer(), 24, {}), [["good", "a film"]])
+    assert own["score"] == pytest.approx(expected, abs=1e-5)
+    kept = Reranking.from_data(with_negatives(tmp_path / "negatives.jsonl")).load_model(tmp_path / "encoder")
+    assert getattr(kept.config, "sentence_transformers", None) is None  # a probability, as without a key

@@ -28,7 +28,7 @@ from secateur.tasks.class_scores import ClassScore, of_classes
 from secateur.tasks.classification_data import LABELS, check_classes, prepare
 from secateur.tasks.columns import with_fields
 from secateur.tasks.labelled import LabelledTask
-from secateur.tasks.one_output import SIGMOID, has_sigmoid
+from secateur.tasks.one_output import REGRESSION, SIGMOID, has_sigmoid
 from secateur.tasks.predictors import Predictor
 from secateur.tasks.rows import check_length
 from secateur.tasks.splits import first_rows, read_splits
@@ -36,7 +36,6 @@ from secateur.tasks.task import Task
 from secateur.tasks.tokenizer_settings import kept_settings
 
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
-REGRESSION = "regression"
 CLASS_METRICS = ("accuracy", "f1", "matthews")  # the first is the default
 SCORE_METRICS = ("pearson_spearman", "pearson", "spearman")
 MOST = 20

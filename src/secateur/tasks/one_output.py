@@ -2,7 +2,7 @@
 
 transformers trains any head with one output as a regression, by the squared error of the output. A `CrossEncoder` of
 sentence-transformers has the same head without a `problem_type`, and trains it by the binary cross-entropy of its
-sigmoid; pipelines apply the sigmoid, too.
+sigmoid; pipelines and `secateur predict` apply the sigmoid, too.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from secateur.system.errors import UserError
 
 log = logging.getLogger(__name__)
 
+REGRESSION = "regression"
+"""The `problem_type` by which transformers computes the squared error of the outputs."""
 SIGMOID = "multi_label_classification"
 """The `problem_type` by which transformers computes the binary cross-entropy of each output, also of a single one."""
 

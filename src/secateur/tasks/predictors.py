@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.surgery.cross_encoders import named_activation
 from secateur.surgery.sentence.attach import head_of
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
 from secateur.tasks.checkpoint_labels import head_labels
-from secateur.tasks.one_output import SIGMOID
+from secateur.tasks.one_output import REGRESSION
 from secateur.tasks.rows import most_tokens
 from secateur.tasks.tokenizer_settings import kept_settings
 
@@ -26,6 +27,8 @@ NEW_TOKENS = 64
 """Tokens of a continuation at most, by default."""
 SUMMARY_TOKENS = 128
 """Tokens of a summary at most, by default."""
+NUMBER = "number"
+"""What a run on numbers tells: the one output of its model is one, and no logit."""
 
 Texts = Sequence[str]
 """The texts of one input: one, or several that belong together."""
@@ -105,9 +108,9 @@ def _logits(asked: Asked, inputs: Sequence[Texts]) -> Iterator[Tensor]:
 
 
 def _classes(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
-    """The class of the highest probability, and all probabilities; a number where the model has one output."""
-    config, labels = asked.model.config, head_labels(asked.model.config)
-    if config.num_labels == 1:
+    """The class of the highest probability, and all probabilities; where the model has one output as `_numbers`."""
+    labels = head_labels(asked.model.config)
+    if asked.model.config.num_labels == 1:
         return _numbers(asked, inputs)
     return [_of_class(row, labels) for row in _logits(asked, inputs)]
 
@@ -131,10 +134,15 @@ def _of_class(logits: Tensor, labels: Sequence[str]) -> Prediction:
 
 
 def _numbers(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
-    """The one output of a model; a probability where it was trained as one."""
-    probability = asked.model.config.problem_type == SIGMOID
-    rows = [row.sigmoid() if probability else row for row in _logits(asked, inputs)]
-    return [{"score": float(row[0])} for row in rows]
+    """The one output of a model, as `CrossEncoder.predict` of sentence-transformers and pipelines give it.
+
+    That is after the activation that its config names, else after a sigmoid, but for a regression the number itself.
+    """
+    config, after = asked.model.config, named_activation(asked.model.config)
+    if after is None:
+        plain = config.problem_type == REGRESSION or asked.options.get(NUMBER, False)
+        after = nn.Identity() if plain else nn.Sigmoid()
+    return [{"score": float(after(row)[0])} for row in _logits(asked, inputs)]
 
 
 def _label_sets(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
@@ -239,11 +247,16 @@ def _pairs(task: Any) -> dict[str, Any]:
     return {"pairs": True} if len(task.columns) == 2 else {}
 
 
+def _pairs_or_numbers(task: Any) -> dict[str, Any]:
+    """Pairs, and whether the one output was trained as a number, which the config of the model may leave open."""
+    return _pairs(task) | ({NUMBER: True} if task.head().get("problem_type") == REGRESSION else {})
+
+
 def _no_answer(task: Any) -> dict[str, Any]:
     return {"nothing": True} if task.unanswerable else {}
 
 
-CLASSES = Predictor(("text",), _classes, (), _pairs)
+CLASSES = Predictor(("text",), _classes, (), _pairs_or_numbers)
 IMAGES = Predictor(("image",), _images, ())
 LABEL_SETS = Predictor(("text",), _label_sets, (), _pairs)
 TAGS = Predictor(("text",), _tags, ())

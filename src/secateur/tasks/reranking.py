@@ -20,14 +20,14 @@ from transformers import (
 )
 
 from secateur.structure.encoded_rows import EXAMPLE
+from secateur.surgery.cross_encoders import IDENTITY, with_named_activation
 from secateur.system.errors import UserError
 from secateur.system.packages import require
 from secateur.tasks import predictors, register
 from secateur.tasks.checkpoint_labels import config_of
-from secateur.tasks.classification import REGRESSION
 from secateur.tasks.columns import with_fields
 from secateur.tasks.compared import ComparedTask
-from secateur.tasks.one_output import SIGMOID, are_probabilities, has_sigmoid
+from secateur.tasks.one_output import REGRESSION, SIGMOID, are_probabilities, has_sigmoid
 from secateur.tasks.predictors import Predictor
 from secateur.tasks.reranking_data import DRAWN, LABEL, LABELS, LISTED, QUERY, find_columns, prepare, with_drawn
 from secateur.tasks.reranking_reference import NUMBER, PAIR, Reference, check_prompt, check_reference, numbered
@@ -141,13 +141,15 @@ class Reranking(ComparedTask):
         return {"num_labels": 1, "problem_type": SIGMOID if self.sigmoid else REGRESSION}
 
     def load_model(self, name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
-        """As `Task.load_model`.
+        """As `Task.load_model`; a new head for numbers is one without a sigmoid for a `CrossEncoder` too.
 
         Raises:
             UserError: as there; or as `adapt`.
         """
         check_prompt(str(name_or_path))
-        return super().load_model(name_or_path, **kwargs)
+        model = super().load_model(name_or_path, **kwargs)
+        new = not self._has_head(config_of(name_or_path))
+        return with_named_activation(model, IDENTITY) if new and not self.sigmoid else model
 
     def adapt(self, model: PreTrainedModel, name: str, *, asked: bool = True) -> None:
         """Nothing: no option says anything about a model.
