@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.deploy.graph import with_target
+from secateur.deploy.graph import TORCH_DTYPES, with_target
 from secateur.deploy.silence import silence
 from secateur.system.casting import cast
 from secateur.system.compat.capture import captured, creating_on
 from secateur.system.errors import UserError, as_user_error
 
 RUNTIMES = ("pytorch", "compiled", "cudagraph")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = TORCH_DTYPES
 
 CAPTURE_WARMUP = 3
 """Forwards on a side stream before a capture, in which libraries choose their kernels and allocate their memory."""
