@@ -281,3 +281,22 @@ def test_the_reference_may_be_a_run_and_has_its_own_pooling(world, tmp_path):
     rows = encoded(task, "validation", tokenizer(), 12)
     found = task.reference.vectors(task, rows)
     assert np.allclose(found, read(world, reference=str(world / "embedder")).reference.vectors(task, rows))
+
+
+def test_one_column_of_texts_may_be_named_as_it_is(tmp_path):
+    path = rows_of(tmp_path / "d.jsonl", [{"sentence": text, "note": f"of {text}"} for text in TEXTS])
+    texts = [
+        {text for split in SentenceEmbedding.from_data(path, text=named).splits.values() for text in split["text"]}
+        for named in ("sentence", ["sentence"])
+    ]
+    assert texts[0] == texts[1] == {*TEXTS}
+
+
+def test_pairs_that_are_left_out_are_counted(tmp_path, caplog):
+    rows = [{"query": text, "passage": f"a {text}", "negative": "" if n % 3 else "b"} for n, text in enumerate(TEXTS)]
+    path = rows_of(tmp_path / "train.jsonl", rows)
+    with caplog.at_level("WARNING", "secateur"):
+        SentenceEmbedding.from_data(path)
+    counts = [record.args for record in caplog.records if "left out" in record.msg]
+    assert sum(count for count, *_ in counts) == 24 and sum(whole for _, whole, *_ in counts) == 36
+    assert {named for *_, named in counts} == {"negative"}

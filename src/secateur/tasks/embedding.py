@@ -100,7 +100,7 @@ class SentenceEmbedding(ComparedTask):
         cls,
         data: str,
         *,
-        text: Sequence[str] | None = None,
+        text: str | Sequence[str] | None = None,
         evaluation: str | None = None,
         pooling: str | None = None,
         metric: str | None = None,

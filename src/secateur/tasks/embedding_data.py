@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -11,7 +12,9 @@ from secateur.structure.encoded_rows import EXAMPLE
 from secateur.system.errors import UserError
 from secateur.tasks.columns import holds_text, listed, no_column, shared_columns, usual_columns
 from secateur.tasks.guesses import holds_words
-from secateur.tasks.origin import Splits, origin_of
+from secateur.tasks.origin import Origin, Splits, origin_of
+
+log = logging.getLogger(__name__)
 
 TEXT, KIND = "text", "kind"
 """The columns of single texts; without a kind they are of none that is stated."""
@@ -34,8 +37,10 @@ MOST_SCORED = 2000
 """Texts that are scored at most: of each text, the neighbours among all the others are compared."""
 
 
-def prepare(splits: DatasetDict, text: Sequence[str] | None, pairs: bool | None) -> Splits:
+def prepare(splits: DatasetDict, text: str | Sequence[str] | None, pairs: bool | None) -> Splits:
     """The splits with the column `TEXT`, each text once, or with those of `PAIR`; empty texts are left out.
+
+    Of pairs a row with an empty text is left out as a whole; how many are is logged.
 
     Args:
         splits: as read.
@@ -47,6 +52,7 @@ def prepare(splits: DatasetDict, text: Sequence[str] | None, pairs: bool | None)
             left.
     """
     shared, origin = shared_columns(splits), origin_of(splits)
+    text = (text,) if isinstance(text, str) else text
     found = usual_columns(shared if text is None else text, USUAL_PAIRS)
     if pairs and not found:
         raise UserError(
@@ -61,6 +67,8 @@ def prepare(splits: DatasetDict, text: Sequence[str] | None, pairs: bool | None)
     read = _pairs_of if found and pairs is not False else _texts_of
     own = list(found[0]) if found and pairs is not False else columns
     prepared = {key: read(split, own) for key, split in splits.items()}
+    if read is _pairs_of:
+        _log_incomplete(splits, own, origin)
     for key, split in prepared.items():
         if not len(split):
             raise UserError(f"the {origin.name(key)} split has no text: fill it, or remove it")
@@ -103,6 +111,18 @@ def _pairs_of(split: Dataset, columns: Sequence[str]) -> Dataset:
     rows = zip(*([(value or "").strip() for value in values[name][:]] for name in columns), strict=True)
     kept = list(dict.fromkeys(row for row in rows if all(row)))
     return Dataset.from_dict({name: [row[place] for row in kept] for place, name in enumerate(PAIR[: len(columns)])})
+
+
+def _log_incomplete(splits: DatasetDict, columns: Sequence[str], origin: Origin) -> None:
+    """Log how many rows of pairs `_pairs_of` leaves out, and in which columns their texts are empty."""
+    for key, split in splits.items():
+        empty = {name: [not (value or "").strip() for value in split[name][:]] for name in columns}
+        if count := sum(map(any, zip(*empty.values(), strict=True))):
+            named = listed([name for name, rows in empty.items() if any(rows)])
+            log.warning(
+                "%d of %d rows of the %s split are left out: their %s is empty",
+                count, len(split), origin.name(key), named,
+            )  # fmt: skip
 
 
 def single_texts(rows: Dataset) -> Dataset:
