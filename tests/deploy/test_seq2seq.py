@@ -169,6 +169,20 @@ def test_what_cannot_be_written_is_refused_before_anything_is(world, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken"]
 
 
+def test_a_tokenizer_that_is_not_one_file_is_named(tmp_path, caplog):
+    """Such as that of a published Marian, which needs sentencepiece."""
+
+    class InPython:
+        def save_pretrained(self, folder):
+            for name in ("vocab.json", "source.spm", "target.spm"):
+                (folder / name).write_text("")
+
+    with caplog.at_level("WARNING", "secateur"):
+        export_seq2seq(tiny("marian", dtype=torch.float32), tmp_path / "out", tokenizer=InPython())
+    assert "a InPython writes no tokenizer.json" in caplog.text
+    assert "(source.spm, target.spm, vocab.json)" in caplog.text
+
+
 def test_a_decoder_without_its_first_layer_counts_its_tokens(tmp_path):
     model = tiny("marian", dtype=torch.float32)
     space = Space(model, "layer")

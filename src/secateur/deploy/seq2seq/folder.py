@@ -3,7 +3,7 @@
 onnx/encoder_model.onnx, onnx/decoder_model.onnx         ONNX in fp32; `_fp16` or `_quantized` (int8) before the ending
 openvino/encoder_model.xml, openvino/decoder_model.xml   OpenVINO's IR, each with its weights in a .bin
 config.json, generation_config.json                      the keys by which texts are generated
-tokenizer.json and others                                of the tokenizer
+tokenizer.json and others                                of the tokenizer; of an opus-mt model vocab.json and .spm files
 
 What the files take and return is in `graphs`. Other programs that generate expect another division of the work (with
 caches of equal heads in each layer, which a cut model does not have), so they do not read this folder.
@@ -12,6 +12,7 @@ caches of equal heads in each layer, which a cut model does not have), so they d
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,9 +42,13 @@ from secateur.deploy.seq2seq.model import ExportedSeq2Seq, Part, as_tensors
 from secateur.system.errors import UserError, as_user_error
 from secateur.system.files import atomic_folder, refuse_occupied, refuse_other_than_model
 
+log = logging.getLogger(__name__)
+
 ENDINGS = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
 """dtype -> what the names of its files have before the ending."""
 PARTS = ("encoder", "decoder")
+TOKENIZER = "tokenizer.json"
+"""The file of the library tokenizers, which tokenizers in Python, such as that of a published Marian, do not write."""
 
 KEPT = re.compile(r"model_type|is_encoder_decoder|vocab_size|max_position_embeddings|\w+_token_id")
 """Keys of `config.json` by which texts are generated. Others size layers, which may differ in a cut model."""
@@ -125,7 +130,7 @@ def export_seq2seq(
     with atomic_folder(folder) as partial:
         write_config(model, partial)
         if tokenizer is not None:
-            tokenizer.save_pretrained(partial)
+            _write_tokenizer(tokenizer, partial)
         files = [_written(twin, layout, partial, runtime, dtype, opset) for runtime in runtimes for dtype in dtypes]
     found = tuple(
         replace(one, **{part: folder / getattr(one, part).relative_to(partial) for part in PARTS}) for one in files
@@ -246,6 +251,18 @@ def file_of(folder: Path, part: str, runtime: str, dtype: str) -> Path:
     """The file of a part of the model for a runtime in a dtype."""
     kind = RUNTIMES.get(runtime)
     return folder / kind.folder / f"{part}_model{ENDINGS[dtype]}{kind.suffix}"
+
+
+def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save a tokenizer; log where programs without transformers cannot read it as one file."""
+    before = set(folder.iterdir())
+    tokenizer.save_pretrained(folder)
+    if not (folder / TOKENIZER).is_file():
+        own = ", ".join(sorted(path.name for path in set(folder.iterdir()) - before))
+        log.warning(
+            "a %s writes no %s: without transformers, texts become tokens by its own files (%s)",
+            type(tokenizer).__name__, TOKENIZER, own,
+        )  # fmt: skip
 
 
 def write_config(model: PreTrainedModel, folder: Path) -> None:
