@@ -237,6 +237,12 @@ REFUSED = {
     "a dtype": (reranker, tokenizer, {"dtypes": ("fp32", "bf16")}, "fp32, int8 for the layout hub, got fp32, bf16"),
     "no dtype": (reranker, tokenizer, {"dtypes": ()}, "got none"),
     "no calibration": (reranker, tokenizer, {"calibration": []}, "at least one batch"),
+    "calibration without int8": (
+        reranker,
+        tokenizer,
+        {"dtypes": ("fp32",), "calibration": [{}]},
+        "for int8 alone, got 1 batches for fp32",
+    ),
     "a tokenizer without padding": (reranker, lambda: unpadded(), {}, "has no pad_token"),
     "a tokenizer in Python": (reranker, lambda: InPython(), {}, "a InPython writes none"),
 }

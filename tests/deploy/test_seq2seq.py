@@ -169,6 +169,11 @@ def test_what_cannot_be_written_is_refused_before_anything_is(world, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken"]
 
 
+def test_an_opset_is_for_onnx_alone(tmp_path):
+    with pytest.raises(UserError, match="expected an opset for ONNX alone, got 18 for openvino"):
+        export_seq2seq(tiny("marian", dtype=torch.float32), tmp_path / "out", runtimes=["openvino"], opset=18)
+
+
 def test_a_tokenizer_that_is_not_one_file_is_named(tmp_path, caplog):
     """Such as that of a published Marian, which needs sentencepiece."""
 

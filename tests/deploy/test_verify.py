@@ -130,6 +130,23 @@ def test_a_verification_without_two_models_is_refused(bert, names):
         verify(batches, **{name: given[name] for name in names})
 
 
+@pytest.mark.parametrize(
+    ("names", "others", "message"),
+    [
+        (("compact", "folder"), {"dtype": "bf16"}, "the dtype 'bf16' is what an exported file runs in: give exported"),
+        (("compact", "folder", "dense"), {}, "dense is given without plan"),
+        (("compact", "folder", "plan"), {}, "plan is given without dense"),
+        (("dense", "plan", "folder"), {}, "folder is compared with the compact model"),
+        (("dense", "plan"), {"exported": "small.onnx"}, "exported is compared with the compact model"),
+    ],
+    ids=str,
+)
+def test_what_nothing_is_compared_with_is_refused(bert, names, others, message):
+    batches, given = bert
+    with pytest.raises(UserError, match=message):
+        verify(batches, **{name: given[name] for name in names}, **others)
+
+
 def test_changed_weights_in_the_folder_fail(bert):
     batches, given = bert
     file = given["folder"] / "model.safetensors"

@@ -133,14 +133,16 @@ def check_folder(
     """Refuse a folder that cannot be written, before a model is opened.
 
     Raises:
-        UserError: it is not empty, a dtype has no place in it, or a package is not installed.
+        UserError: it is not empty, a dtype has no place in it, calibration has no int8 to use it, or a package is not
+            installed.
     """
     if not dtypes or not set(dtypes) <= set(FILES):
         came = ", ".join(dtypes) or "none"
         raise UserError(f"expected a dtype of {', '.join(FILES)} for the layout hub, got {came}: leave it out")
     (refuse_other_than_model if overwrite else refuse_occupied)(folder)
     for dtype in dtypes:
-        check_request(folder / FILES[dtype], dtype, calibration if dtype == "int8" else None, opset)
+        own = calibration if dtype == "int8" or "int8" not in dtypes else None
+        check_request(folder / FILES[dtype], dtype, own, opset)
 
 
 def _without_layers(head: SentenceHead) -> SentenceHead:

@@ -66,13 +66,14 @@ def verify(
         dtype: the dtype that the file runs in, if not its own: bf16 for an OpenVINO file in fp32.
 
     Raises:
-        UserError: there is nothing to compare or no batch, the file was made from other weights or cannot be run, or
-            the dense model has other outputs than the cut one.
+        UserError: there is nothing to compare or no batch, something is given that nothing is compared with, the file
+            was made from other weights or cannot be run, or the dense model has other outputs than the cut one.
     """
     if (dense is None or plan is None) and (compact is None or (folder is None and exported is None)):
         raise UserError(
             "there is nothing to compare: give dense and plan, or compact and folder, or compact and exported, or all"
         )
+    _check_used(dense, plan, compact, {"folder": folder, "exported": exported}, dtype)
     kept = _kept(batches)
     loaded = load(folder) if folder is not None else None
     found: dict[str, Difference] = {}
@@ -86,6 +87,24 @@ def verify(
         if compact is not None and exported is not None:
             found["compact_exported"], runs_in = _exported(compact, Path(exported), dtype, kept)
     return _verification(found, kept, given, runs_in)
+
+
+def _check_used(
+    dense: PreTrainedModel | None,
+    plan: Plan | None,
+    compact: PreTrainedModel | None,
+    places: Mapping[str, Path | str | None],
+    dtype: str | None,
+) -> None:
+    """Refuse what `verify` is given and would not read."""
+    if (dense is None) != (plan is None):
+        given, lacks = ("plan", "dense") if dense is None else ("dense", "plan")
+        raise UserError(f"{given} is given without {lacks}: give both, or none")
+    for name, place in places.items():
+        if place is not None and compact is None:
+            raise UserError(f"{name} is compared with the compact model: give compact, or leave {name} out")
+    if dtype is not None and places["exported"] is None:
+        raise UserError(f"the dtype {dtype!r} is what an exported file runs in: give exported, or leave it out")
 
 
 def verify_folder(

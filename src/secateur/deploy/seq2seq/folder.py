@@ -207,6 +207,8 @@ def check_seq2seq_folder(
             )
     (refuse_other_than_model if overwrite else refuse_occupied)(folder)
     check_opset(opset)
+    if opset is not None and not any(RUNTIMES.get(runtime).suffix == ".onnx" for runtime in runtimes):
+        raise UserError(f"expected an opset for ONNX alone, got {opset} for {', '.join(runtimes)}: leave it out")
     for runtime in runtimes:
         for dtype in dtypes:
             path = file_of(folder, "encoder", runtime, dtype)
