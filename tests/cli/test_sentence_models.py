@@ -91,6 +91,7 @@ def test_a_prediction_refuses_what_it_does_not_read(world, tmp_path):
     folder = write_model(tmp_path / "classifier", ["bad", "good"])
     for words, message in (
         (("--task-option", "nonsense=1"), "a prediction of the task 'classification' has no option 'nonsense'"),
+        (("--task", "questions", "--task-option", "nothing=maybe"), "nothing is 'maybe': give true or false"),
         (("--max-length", 64), "--max-length is 64: give at most 32, which the model takes"),
     ):
         done = secateur("predict", folder, "a fine film", *words)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from secateur.run.run_values import asked_as, with_run_values
 from secateur.surgery.opening import auto_class_opened, open_model, open_tokenizer
 from secateur.system.errors import UserError
 from secateur.tasks import TASKS
-from secateur.tasks.columns import listed
-from secateur.tasks.predictors import Asked, Prediction, Predictor, Texts
+from secateur.tasks.predictors import Asked, Prediction, Texts
 from secateur.tasks.rows import check_length
 
 WIDTH = 60
@@ -39,7 +38,7 @@ def predict(
     predictor = TASKS.get(data.task).predictor
     if predictor is None:
         raise UserError(f"task {data.task!r} does not say how it predicts: set its class attribute predictor")
-    _check_options(given.get("data.options", {}), data.task, predictor)
+    predictor.check_options(given.get("data.options", {}), data.task)
     told = asked_as(folder, data.task)
     pairs = told.pop("pairs", False) or pairs
     inputs = _inputs(texts or [], file, max(len(predictor.parts), 2 if pairs else 1))
@@ -51,15 +50,6 @@ def predict(
         show_json([_named(own) | prediction for own, prediction in zip(inputs, predictions, strict=True)])
     else:
         _show(inputs, predictions)
-
-
-def _check_options(given: Mapping[str, Any], task: str, predictor: Predictor) -> None:
-    known = predictor.options
-    for name in given:
-        if known is not None and name not in known:
-            raise UserError(
-                f"a prediction of the task {task!r} has no option {name!r}: it has {listed(known) or 'none'}"
-            )
 
 
 def _task_of_head(folder: str) -> dict[str, str]:

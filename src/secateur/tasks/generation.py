@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from secateur.structure.encoded_rows import UNLABELLED
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
+from secateur.tasks.option_values import check_option
 from secateur.tasks.rows import check_length
 from secateur.tasks.tokenizer_settings import kept_settings
 
@@ -46,7 +47,7 @@ class BeamSearch:
         max_new_tokens: most tokens of a text; None for 1.2 times those of the longest source of its batch plus 10.
 
     Raises:
-        UserError: `beams` or `max_new_tokens` < 1.
+        UserError: `beams` or `max_new_tokens` is no whole number from 1 on, or the length penalty no finite number.
     """
 
     beams: int = 5
@@ -54,7 +55,9 @@ class BeamSearch:
     max_new_tokens: int | None = None
 
     def __post_init__(self) -> None:
+        check_option("length_penalty", self.length_penalty, float)
         for name, number in (("beams", self.beams), ("max_new_tokens", self.max_new_tokens)):
+            check_option(name, number, int | None if name == "max_new_tokens" else int)
             if number is not None and number < 1:
                 raise UserError(f"{name} is {number}: give at least 1")
 

@@ -17,7 +17,9 @@ from secateur.surgery.sentence.attach import head_of
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
 from secateur.tasks.checkpoint_labels import head_labels
+from secateur.tasks.columns import listed
 from secateur.tasks.one_output import REGRESSION
+from secateur.tasks.option_values import check_option
 from secateur.tasks.rows import most_tokens
 from secateur.tasks.tokenizer_settings import kept_settings
 
@@ -63,14 +65,25 @@ class Predictor(NamedTuple):
     Attributes:
         parts: the names of the texts of one input; a single name where one or several texts are the input.
         predict: a prediction for each input.
-        options: of the task, that it reads; None if that is not known.
+        options: of the task, that it reads, and perhaps their types, which are checked; None if they are not known.
         told: how a model of a task with these data is asked as they are: `pairs`, or options.
     """
 
     parts: tuple[str, ...]
     predict: Callable[[Asked, Sequence[Texts]], list[Prediction]]
-    options: tuple[str, ...] | None = None
+    options: Mapping[str, Any] | tuple[str, ...] | None = None
     told: Callable[[Any], dict[str, Any]] = _nothing_told
+
+    def check_options(self, given: Mapping[str, Any], task: str) -> None:
+        """Refuse options of a task that it does not read, or of another type."""
+        if self.options is None:
+            return
+        for name, value in given.items():
+            if name not in self.options:
+                known = listed(list(self.options)) or "none"
+                raise UserError(f"a prediction of the task {task!r} has no option {name!r}: it has {known}")
+            if isinstance(self.options, Mapping):
+                check_option(name, value, self.options[name])
 
     def __call__(self, asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
         """A prediction for each input, in their order.
@@ -210,7 +223,9 @@ def _continued(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
     """
     from secateur.tasks.generation import ONE_TEXT
 
-    new = int(asked.options.get("max_new_tokens", NEW_TOKENS))
+    new = asked.options.get("max_new_tokens", NEW_TOKENS)
+    if new < 1:
+        raise UserError(f"max_new_tokens is {new}: give at least 1")
     options = {**ONE_TEXT, "num_beams": 1, "do_sample": False, "max_new_tokens": new}
     room = most_tokens(model=asked.model)
     asked = asked.within(None if room is None else max(1, room - new))
@@ -260,10 +275,11 @@ CLASSES = Predictor(("text",), _classes, (), _pairs_or_numbers)
 IMAGES = Predictor(("image",), _images, ())
 LABEL_SETS = Predictor(("text",), _label_sets, (), _pairs)
 TAGS = Predictor(("text",), _tags, ())
-OF_ANSWERS = ("doc_stride", "max_answer_length", "nothing", "null_threshold")
+OF_ANSWERS = {"doc_stride": int | None, "max_answer_length": int, "nothing": bool, "null_threshold": float}
 ANSWERS = Predictor(("question", "context"), _answers, OF_ANSWERS, _no_answer)
-TEXTS = Predictor(("text",), _texts, ("prefix", "beams", "length_penalty", "max_new_tokens"))
-SUMMARIES = Predictor(("text",), _summaries, TEXTS.options)
-CONTINUATIONS = Predictor(("text",), _continued, ("max_new_tokens",))
+OF_TEXTS = {"prefix": str, "beams": int, "length_penalty": float, "max_new_tokens": int | None}
+TEXTS = Predictor(("text",), _texts, OF_TEXTS)
+SUMMARIES = Predictor(("text",), _summaries, OF_TEXTS)
+CONTINUATIONS = Predictor(("text",), _continued, {"max_new_tokens": int})
 VECTORS = Predictor(("text",), _vectors, ())
 RELEVANCE = Predictor(("query", "passage"), _numbers, ())

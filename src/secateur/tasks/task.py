@@ -35,6 +35,7 @@ from secateur.tasks import TASKS
 from secateur.tasks.checkpoint_labels import check_count, config_of, head_labels, read_config
 from secateur.tasks.columns import listed, shown
 from secateur.tasks.labels import HINT, only_numbered
+from secateur.tasks.option_values import check_options
 from secateur.tasks.origin import Origin, origin_of
 from secateur.tasks.predictors import Predictor
 
@@ -307,7 +308,7 @@ def open_task(name: str, data: str, options: Mapping[str, Any], **shared: Any) -
         shared: parameters that all tasks have (`SHARED`).
 
     Raises:
-        UserError: there is no such task, or it has no such option; or `from_data` raises it.
+        UserError: there is no such task, or it has no such option, or one of another type; or `from_data` raises it.
     """
     kind = TASKS.get(name)
     parameters = signature(kind.from_data).parameters
@@ -318,6 +319,7 @@ def open_task(name: str, data: str, options: Mapping[str, Any], **shared: Any) -
     for key in options:
         if key not in known:
             raise UserError(f"task {name!r} has no option {key!r}: it has {', '.join(known) or 'none'}")
+    check_options(options, kind.from_data)
     return kind.from_data(data, **shared, **options)
 
 
