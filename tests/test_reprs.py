@@ -1,11 +1,13 @@
 """Objects of the public surface say what they are in one line."""
 
+import pytest
 import torch
 from small_world import write_data
 from tiny_models import tiny
 
 import secateur as sec
 from secateur.tasks import TASKS
+from secateur.tasks.task import Task
 
 
 def test_spaces_methods_and_plans():
@@ -27,6 +29,11 @@ def test_spaces_methods_and_plans():
 def test_tasks(tmp_path):
     task = TASKS.get("classification").from_data(str(write_data(tmp_path / "d.csv")))
     assert repr(task) == "Classification(36 train, 4 validation rows, accuracy, labels bad, good)"
+
+
+@pytest.mark.parametrize("name", [name for name, task in TASKS.all().items() if task.__module__.startswith("secateur")])
+def test_every_task_is_printed_in_one_line(name):
+    assert TASKS.get(name).__repr__ is Task.__repr__
 
 
 def test_every_method_says_what_it_is():

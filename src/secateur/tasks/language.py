@@ -51,7 +51,7 @@ class BlockCollator(PaddingCollator):
 
 
 @register("language")
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Language(Task):
     """The next token of texts of any kind, given all tokens before it in a block.
 
