@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from small_world import recipe_values
 from tiny_models import random_masks, tiny
 from transformers import ViTImageProcessorPil, pipeline
@@ -145,6 +145,43 @@ def test_data_that_does_not_fit_is_refused(columns, options, said, tmp_path):
     Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "table")
     with pytest.raises(UserError, match=said):
         Images.from_data(str(tmp_path / "table"), **options)
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "said"),
+    [
+        ([0.25, 4.5] * 2, Value("float64"), "in 'score' are decimals, .* one class: name another column by --label"),
+        ([1.0, 2.0] * 2, Value("float32"), "are decimals, .*, or the classes by --labels"),
+        ([[1, 0], [0, 1]] * 2, List(Value("int64")), r"are lists, and an image has one class: .*\(data.label\)$"),
+        (["['a']", "['a', 'b']"] * 2, Value("string"), "are lists, and an image has one class"),
+    ],
+)
+def test_labels_of_images_that_are_no_classes_are_refused(labels, kind, said, tmp_path):
+    columns = {"image": [png(picture("dark", number)) for number in range(4)], "score": labels}
+    Dataset.from_dict(columns, features=Features({"image": Image(), "score": kind})).save_to_disk(tmp_path / "table")
+    with pytest.raises(UserError, match=said):
+        Images.from_data(str(tmp_path / "table"))
+
+
+def test_whole_decimals_that_are_named_are_classes_of_images(tmp_path):
+    columns = {"image": [png(picture("dark", number)) for number in range(6)], "score": [1.0, 2.0] * 3}
+    Dataset.from_dict(columns, features=Features({"image": Image(), "score": Value("float32")})).save_to_disk(tmp_path)
+    assert Images.from_data(str(tmp_path), labels=("1", "2")).labels == ("1", "2")
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        ({"problem_type": "multi_label_classification"}, "several labels a row .*: give another model$"),
+        ({"num_labels": 1}, "the data has 2 labels .*: give a model with an output for each label$"),
+    ],
+)
+def test_a_head_that_images_do_not_fit_is_refused_with_what_a_user_can_do(head, said, folder, model):
+    for name, value in head.items():
+        setattr(model.config, name, value)
+    model.config.architectures = ["ViTForImageClassification"]
+    with pytest.raises(UserError, match=said):
+        Images.from_data(str(folder)).fitted(model, "model")
 
 
 def test_the_fingerprint_is_of_the_images_and_not_of_their_place(folder, tmp_path):

@@ -11,7 +11,7 @@ from transformers import BertForSequenceClassification, EvalPrediction
 
 from secateur.system.errors import UserError
 from secateur.tasks.classification import Classification
-from secateur.tasks.labels import outputs_of
+from secateur.tasks.labels import SCORES_HINT, outputs_of
 
 HAPPY = ("happy", "unhappy")
 STARS = ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
@@ -74,9 +74,13 @@ def test_a_guess_is_refused_with_the_option_that_states_the_order(labels, order,
         outputs_of(labels, order, names, "the model")
 
 
-def test_classes_for_one_output_are_refused_with_the_option_that_makes_them_scores():
-    with pytest.raises(UserError, match=r"the model has one output .*happy, unhappy.*--task-option scores=true"):
+def test_classes_for_one_output_are_refused_with_what_a_task_can_do():
+    with pytest.raises(
+        UserError, match=r"the model has one output .*happy, unhappy.*: give a model with an output for"
+    ):
         outputs_of(HAPPY, "data", ("LABEL_0",), "the model")
+    with pytest.raises(UserError, match=r"the model has one output .*happy, unhappy.*--task-option scores=true"):
+        outputs_of(HAPPY, "data", ("LABEL_0",), "the model", SCORES_HINT)
 
 
 def test_the_labels_of_the_data_are_put_in_the_order_of_a_head_and_it_is_said(tmp_path, caplog):

@@ -77,11 +77,12 @@ def test_scores_outside_of_probabilities_are_refused_where_the_head_states_these
         task.fitted(folder, "model")
 
 
+@pytest.mark.parametrize("problem_type", [None, SIGMOID])
 @pytest.mark.parametrize("labels", [[0, 1], [False, True], ["no", "yes"]])
-def test_classes_for_one_output_are_refused_with_the_option_for_scores(tmp_path, labels):
+def test_classes_for_one_output_are_refused_with_the_option_for_scores(tmp_path, labels, problem_type):
     task = Classification.from_data(data(tmp_path, labels))
     with pytest.raises(UserError, match=r"the model has one output .* 2 labels.*by --task-option scores=true"):
-        task.fitted(re_ranker(tmp_path / "model"), "model")
+        task.fitted(re_ranker(tmp_path / "model", problem_type), "model")
 
 
 def test_two_classes_with_names_can_be_scores(tmp_path):

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from secateur.system.errors import UserError
-from secateur.tasks import predictors, register
+from secateur.tasks import TASKS, predictors, register
 from secateur.tasks.checkpoint_labels import config_of
 from secateur.tasks.class_scores import ClassScore, of_classes
 from secateur.tasks.classification_data import LABELS, check_classes, prepare
@@ -38,6 +38,8 @@ from secateur.tasks.tokenizer_settings import kept_settings
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
 CLASS_METRICS = ("accuracy", "f1", "matthews")  # the first is the default
 SCORE_METRICS = ("pearson_spearman", "pearson", "spearman")
+HEADS = {SINGLE_LABEL: ("one label", "classification"), MULTI_LABEL: ("several labels", "multilabel")}
+"""The `problem_type` of a head -> what it predicts, and the task of texts for it."""
 MOST = 20
 """Classes that are described one by one."""
 
@@ -129,13 +131,10 @@ class Classification(LabelledTask):
         if self.labels is None and self._has_head(config) and config.num_labels == 1:
             scores = (value for split in self.splits.values() for value in split[self.label][:])
             return replace(self, sigmoid=has_sigmoid(config, scores, self.label))
-        if self._has_head(config) and config.problem_type == _other(self.problem_type):
-            one, own = (
-                ("several labels", "multilabel") if self.name == "classification" else ("one label", "classification")
-            )
-            raise UserError(
-                f"the {role} predicts {one} a row ({config.problem_type}): take --task {own}, or another {role}"
-            )
+        if self._has_head(config) and config.num_labels > 1 and config.problem_type == _other(self.problem_type):
+            one, own = HEADS[config.problem_type]
+            other = f"take --task {own}, or" if TASKS.get(own).model_class is self.model_class else "give"
+            raise UserError(f"the {role} predicts {one} a row ({config.problem_type}): {other} another {role}")
         return super().fitted(model_or_folder, role)
 
     def _moved(self, outputs: Sequence[int]) -> dict[str, Any]:

@@ -7,14 +7,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Image, Value
+from datasets import Dataset, DatasetDict, Image, LargeList, List, Value
 
 from secateur.structure.encoded_rows import DIGEST
 from secateur.surgery.image_reader import opened
 from secateur.system.errors import UserError
 from secateur.tasks.classification_data import LABELS, labelled
-from secateur.tasks.columns import find_column, shared_columns
+from secateur.tasks.columns import find_column, is_text, shared_columns
 from secateur.tasks.image_files import FILE, IMAGE
+from secateur.tasks.label_texts import are_lists
 from secateur.tasks.origin import Splits, origin_of
 
 COLUMNS = (IMAGE, "img", "picture", "photo")
@@ -40,12 +41,13 @@ def prepare(splits: DatasetDict, image: str | None, label: str | None, asked: Se
         asked: the classes in the order that the user states.
 
     Raises:
-        UserError: a column is missing or holds something else, a row has no image or no class, or an image cannot be
-            read; the message names its file.
+        UserError: a column is missing or holds something else, labels are no classes, a row has no image or no class,
+            or an image cannot be read; the message names its file.
     """
     shared, origin = shared_columns(splits), origin_of(splits)
     column = find_column("image", shared, image, COLUMNS)
     target = find_column("label", shared, label, (*LABELS, *CLASSES))
+    _check_labels(splits, target, asked)
     digested = {}
     for key, split in splits.items():
         _check_columns(origin.name(key), split, column, target)
@@ -66,6 +68,22 @@ def _check_columns(name: str, split: Dataset, image: str, label: str) -> None:
     missing = [row for row, value in enumerate(split[label]) if value is None or value in ("", -1)]
     if missing:
         raise UserError(f"row {missing[0]} of the {name} split, counted from 0, has no label: fill or remove it")
+
+
+def _check_labels(splits: DatasetDict, label: str, asked: Sequence[str] | None) -> None:
+    """Refuse what is no class: lists of labels, and decimals that the user does not name as classes."""
+    features = [split.features[label] for split in splits.values()]
+    texts = all(map(is_text, features))
+    if any(isinstance(feature, List | LargeList) for feature in features) or (texts and are_lists(splits, label)):
+        held = "lists"
+    elif any(isinstance(feature, Value) and "float" in feature.dtype for feature in features) and not asked:
+        held = "decimals"
+    else:
+        return
+    raise UserError(
+        f"the labels in {label!r} are {held}, and an image has one class: name another column by --label (data.label)"
+        + (", or the classes by --labels (data.labels)" if held == "decimals" else "")
+    )
 
 
 def _digest(source: Mapping[str, Any] | None, name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,15 @@ from transformers import EvalPrediction, PreTrainedModel
 from secateur.tasks.checkpoint_labels import config_of, head_labels
 from secateur.tasks.class_scores import ClassScore
 from secateur.tasks.columns import listed
-from secateur.tasks.labels import Labels, Order, element_of, names_of_outputs, outputs_of
+from secateur.tasks.labels import (
+    OUTPUTS_HINT,
+    SCORES_HINT,
+    Labels,
+    Order,
+    element_of,
+    names_of_outputs,
+    outputs_of,
+)
 from secateur.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -65,7 +74,7 @@ class LabelledTask(Task):
         if self.labels is None or not self._has_head(config):
             return self
         head = head_labels(config)
-        outputs = outputs_of(self.labels, self._order(), head, f"the {role}")
+        outputs = outputs_of(self.labels, self._order(), head, f"the {role}", self._hint_of_one_output())
         names = names_of_outputs(self.labels, outputs, head)
         if names == self.labels:
             return self
@@ -75,6 +84,10 @@ class LabelledTask(Task):
         moved = {"splits": labels.indexed(self.splits, self.label), "labels": names, **self._moved(outputs)}
         task: Task = replace(cast(Any, self), **moved)
         return task
+
+    def _hint_of_one_output(self) -> str:
+        """What to do with a head that has one output: let labels be scores, where the task takes scores too."""
+        return SCORES_HINT if "scores" in signature(type(self).from_data).parameters else OUTPUTS_HINT
 
     def _moved(self, outputs: Sequence[int]) -> dict[str, Any]:
         """Own attributes that name a label by its index, after label i of the data has become output outputs[i]."""

@@ -26,6 +26,7 @@ Order = Literal["asked", "data", "sorted"]
 
 HINT = "name the data's labels in the order of the model's outputs by --labels (data.labels)"
 SCORES_HINT = "let labels that are numbers, or true and false, be read as scores by --task-option scores=true"
+OUTPUTS_HINT = "give a model with an output for each label"
 NUMBER = re.compile(r"(?:LABEL_)?(0|[1-9]\d*)")
 """A label that is only a number. With a leading zero it is a code, which is text."""
 
@@ -170,7 +171,9 @@ def only_numbered(names: Sequence[str]) -> bool:
 # The outputs of a head
 
 
-def outputs_of(labels: Sequence[str], order: Order, head: Sequence[str], owner: str) -> tuple[int, ...]:
+def outputs_of(
+    labels: Sequence[str], order: Order, head: Sequence[str], owner: str, one_output: str = OUTPUTS_HINT
+) -> tuple[int, ...]:
     """The output of a head for each label of the data.
 
     Labels are matched by their names, ignoring case. Numbers are found in the names of the head ("1 star"), or are
@@ -182,13 +185,15 @@ def outputs_of(labels: Sequence[str], order: Order, head: Sequence[str], owner: 
         order: where their order comes from.
         head: the names of the outputs, in order.
         owner: whose head it is, for messages ("the teacher").
+        one_output: what to do where the head has a single output, for the message.
 
     Raises:
         UserError: some label has no output, or it would be a guess.
     """
     found = _by_rule(labels, order, head)
     if found is None:
-        raise _unmatched(labels, head, owner)
+        hint = HINT if len(head) > 1 else one_output
+        raise UserError(f"{owner} has {described(head)}, and the data has {described(labels)}: {hint}")
     return found
 
 
@@ -226,11 +231,6 @@ def _positions(wanted: Sequence[Any], among: Sequence[Any]) -> tuple[int, ...] |
     if len(position) < len(among) or not set(wanted) <= position.keys():
         return None
     return tuple(position[value] for value in wanted)
-
-
-def _unmatched(labels: Sequence[str], head: Sequence[str], owner: str) -> UserError:
-    hint = HINT if len(head) > 1 else SCORES_HINT
-    return UserError(f"{owner} has {described(head)}, and the data has {described(labels)}: {hint}")
 
 
 def names_of_outputs(labels: Sequence[str], outputs: Sequence[int], head: Sequence[str]) -> tuple[str, ...]:
