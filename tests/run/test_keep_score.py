@@ -160,6 +160,23 @@ def test_a_trial_without_training_of_weights_recovers_as_the_run_does(world, tmp
     assert learned.stages == {"density-0.1": (3, 0.45, False), "density-0.1-recover": (4, 1.0, True)}
 
 
+def test_a_trial_recovers_at_the_learning_rate_of_the_recovery(world, tmp_path, made_up):
+    class Rates(Learned):
+        def on_train_end(self, args, state, control, model, **kwargs):
+            super().on_train_end(args, state, control, model, **kwargs)
+            self.stages[Path(args.output_dir).name] += (args.learning_rate, args.lr_scheduler_type.value)
+
+    made_up(0.4, KeyboardInterrupt())
+    rates = {"training.decay": "stage", "training.recover_learning_rate": 1e-4, "training.learning_rate": 3e-4}
+    learned = Rates()
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(recipe.make(values_of(world, **rates)), tmp_path / "run", [learned])
+    assert learned.stages == {
+        "density-0.1": (3, 0.45, True, 3e-4, "linear"),
+        "density-0.1-recover": (4, 1.0, True, 1e-4, "constant_with_warmup"),
+    }
+
+
 def test_the_number_of_layers_is_chosen_at_that_density(world, tmp_path, made_up):
     rounds = {key: value for key, value in ROUNDS.items() if key != "target.density"}
     made_up(0.9, *(0.1, 0.9, 0.1), *(0.9, 0.9))
