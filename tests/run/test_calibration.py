@@ -97,6 +97,6 @@ def test_a_run_by_obs_keeps_what_its_teacher_says_on_the_training_rows(world, tm
     made = recipe.make(values | {"method": "obs", "target.density": 0.5, "teacher": values["model"]} | units)
     pipeline.run(made, tmp_path / "run")
     method = METHODS.get("obs")(Space(open_model(made.model), *units["target.units"]))
-    Calibration.of_run(RunData(made)).teach(method)
+    Calibration.of_run(data := RunData(made), data.train_rows).teach(method)
     plan, kept = method.plan(0.5), open_model(tmp_path / "run" / "model").plan
     assert kept["method"] == "obs" and kept["groups"] == plan.to_dict(method.space)["groups"]

@@ -16,9 +16,11 @@ from transformers import BertForSequenceClassification
 from secateur.measure.evaluation import scores_with_error
 from secateur.report.run_log import read
 from secateur.run import pipeline, recipe
+from secateur.run.calibration import Calibration
 from secateur.run.ramp_rows import RampRows
 from secateur.run.ramp_scores import PASSED, RampScores
 from secateur.run.run_data import RunData
+from secateur.run.score_goal import ScoreGoal
 from secateur.surgery.checkpoint import load
 
 KILLED = ("prune", 14)
@@ -95,6 +97,31 @@ def test_the_rows_are_training_rows_that_the_prune_stage_does_not_see(values):
     assert not scored & others and scored | others == {tuple(row["input_ids"]) for row in data.train_rows}
     assert [row["index"] for row in rows.scored] == list(range(54))
     assert all(data.train_rows[row["index"]] == row for row in rows.others)
+
+
+@pytest.mark.parametrize(
+    ("changed", "scored"),
+    [
+        ({}, lambda data: RampRows(data).scored),
+        ({"target.density": None, "target.keep_score": 0.5, "method.ramp_rows": 0}, lambda data: data.held_out_rows),
+    ],
+    ids=["prune", "trial"],
+)
+def test_a_method_is_not_calibrated_on_rows_that_are_scored(values, changed, scored, tmp_path, monkeypatch):
+    class Stop(BaseException):
+        pass
+
+    def teach(calibration, method):
+        seen.extend(tuple(row["input_ids"]) for row in calibration.rows)
+        raise Stop
+
+    seen, made = [], recipe.make(values | {"method": "obs", "teacher": values["model"]} | changed)
+    monkeypatch.setattr(Calibration, "teach", teach)
+    monkeypatch.setattr(ScoreGoal, "check", lambda goal, metric: None)
+    with pytest.raises(Stop):
+        pipeline.run(made, tmp_path / "run")
+    own = {tuple(row["input_ids"]) for row in scored(RunData(made))}
+    assert len(seen) > 300 and len(own) >= 50 and not own & {*seen}
 
 
 @pytest.mark.parametrize("changed", [{"method.ramp_rows": 0}, {"method.ramp_rows": 49}, {"method.end": 1.0}])

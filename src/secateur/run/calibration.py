@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -13,7 +14,7 @@ from secateur.measure.evaluation import Row, check_rows, encoded, rows_of_batch,
 from secateur.measure.task_loss import mask_gradients, own_loss
 from secateur.methods.method import Calibrated, Method
 from secateur.run.context import Context
-from secateur.run.run_data import RunData
+from secateur.run.run_data import Rows, RunData
 from secateur.run.target import new_method, read_latency_table
 from secateur.structure.plan import Plan
 from secateur.surgery.compensation import Refit, compensate
@@ -60,9 +61,8 @@ class Calibration:
         return cls(task, tokenizer, tuple(encoded(task, "train", tokenizer, max_length, chosen)), refit)
 
     @classmethod
-    def of_run(cls, data: RunData, count: int = ROWS) -> Calibration:
-        """Of the rows that a run trains on, drawn by its seed; rows that are held out are not among them."""
-        rows = data.train_rows
+    def of_run(cls, data: RunData, rows: Rows, count: int = ROWS) -> Calibration:
+        """Of the training rows that a stage does not hold out, drawn by the seed of the run."""
         chosen = shuffled(len(rows), data.recipe.seed)[:count]
         return cls(data.task, data.tokenizer, tuple(rows[number] for number in chosen))
 
@@ -132,11 +132,15 @@ class Calibration:
         return done
 
 
-def calibrated_method(context: Context, student: PreTrainedModel) -> Method:
-    """The method of a run for a student before pruning, which has looked at it on training rows if it needs to."""
+def calibrated_method(context: Context, student: PreTrainedModel, rows: Callable[[], Rows]) -> Method:
+    """The method of a run for a student before pruning, which has looked at it on training rows if it needs to.
+
+    Args:
+        rows: returns those that it may look at, which are not scored while it prunes.
+    """
     method = new_method(context.recipe, student, read_latency_table(context.folder))
     if isinstance(method, Calibrated):
-        processes.where_whole(partial(Calibration.of_run(context.data).teach, method))
+        processes.where_whole(partial(Calibration.of_run(context.data, rows()).teach, method))
     if processes.in_parts():  # weights that only the main process has may have told it something
         method.load_state_dict(processes.on_main(method.state_dict))
     return method

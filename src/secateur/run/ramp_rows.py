@@ -37,5 +37,12 @@ class RampRows:
     @property
     def others(self) -> Rows:
         """Training rows for distillation without those that are scored."""
-        rows = self.data.distillation_rows
+        return self.without_scored(self.data.distillation_rows)
+
+    def without_scored(self, rows: Rows) -> Rows:
+        """Rows without those that are scored.
+
+        Args:
+            rows: the training rows, or those for distillation.
+        """
         return without(rows, self.scored, len(self.data.train_rows)) if self.count else rows

@@ -81,15 +81,20 @@ class Trials:
     def _trained(self, trial: Context, value: float) -> tuple[float, float | None]:
         """Train a trial, and score it under its masks: the score and its standard error."""
         student = new_student(trial, self.teacher)
-        method = calibrated_method(trial, student)
+        data = trial.data
+        method = calibrated_method(trial, student, lambda: data.without_held_out(data.train_rows))
         self._train(trial, student, method, f"{Path(self.question.file).stem}-{value}")
         with evaluating([method]), attached(student, method.space, method.masks().detach()):
             return self.score(student)
 
     def _train(self, trial: Context, student: PreTrainedModel, method: Method, stage: str) -> None:
-        """Prune a student and let it recover: in one training, or in two where its weights are frozen in the first."""
+        """Prune a student and let it recover: in one training, or in two where the recovery differs as a training.
+
+        It does where the weights are frozen while the model is pruned, or where it has a learning rate of its own.
+        """
         settings, weights = trial.recipe.method, [name for name, w in student.named_parameters() if w.requires_grad]
-        end = end_of_pruning(trial.recipe) if settings.train == "scores" else 1.0
+        in_two = settings.train == "scores" or trial.recipe.training.recover_learning_rate is not None
+        end = end_of_pruning(trial.recipe) if in_two else 1.0
         pruning = pruning_trainer(trial, student, self.outputs, method, stage, end=end, rows=self.rows)
         pruning.train()
         if end == 1.0:

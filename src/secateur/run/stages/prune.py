@@ -41,7 +41,7 @@ def run(context: Context) -> None:
     """Prune, and write the cut model with all that recovery needs."""
     ramp = RampRows(context.data)
     student, outputs = _models(context, ramp)
-    method = calibrated_method(context, student)
+    method = calibrated_method(context, student, lambda: ramp.without_scored(context.data.train_rows))
     trainer = _trainer(context, ramp, student, outputs, method)
     _watch_densities(context, trainer, method)
     train(context, trainer, "prune")
