@@ -287,6 +287,25 @@ def test_the_times_that_a_refusal_names_are_accepted(model, table):
             scaled.check(space, scaled.share_of(latency=float(re.search(named, str(refused.value))[1])))
 
 
+@pytest.mark.parametrize("measured", ["all", "own"])
+@pytest.mark.parametrize(
+    ("units", "others"),
+    [
+        (("ffn",), "head, qk, vo, sublayer, layer, hidden"),
+        (("ffn", "vo"), "sublayer, layer, hidden"),
+        (("ffn", "head"), "sublayer, layer, hidden"),
+        (("sublayer",), "hidden"),
+        (("hidden", "layer"), "head, qk, vo, ffn, sublayer"),
+    ],
+)
+def test_only_units_that_lower_a_latency_are_advised(model, table, units, others, measured):
+    own = table if measured == "all" else measure_latency(model, *units, timer=timer())
+    space = Space(model, *units, budget=own)
+    with pytest.raises(UserError, match=r"ask for more time or add units from .*$") as refused:
+        own.check(space, 0.5 * own.floor(space))
+    assert set(str(refused.value).rpartition(" from ")[2].split(", ")) == set(others.split(", "))
+
+
 def test_a_latency_that_all_units_cannot_reach_needs_more_time_alone(model, table):
     space = Space(model, *COMMON_UNITS, budget=table)
     with pytest.raises(UserError, match=r"; ask for more time$"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,20 @@ class BlockTimes:
         arrays = ("attention", "bare_attention", "mlp", "bare_mlp")
         return {"count": self.count, "grid": dict(self.grid), **{name: getattr(self, name).tolist() for name in arrays}}
 
+    def in_proportion(self, hidden: list[int]) -> BlockTimes:
+        """The times with sizes that were not varied taken to cost in proportion, which is less than they do.
+
+        Args:
+            hidden: the measured widths of the residual stream.
+        """
+        attention, mlp, grid = self.attention, self.mlp, dict(self.grid)
+        for axis, name in enumerate(OF_ATTENTION):
+            attention, grid[name] = down_to_one(attention, axis, grid[name], self.bare_attention)
+        if mlp.size:
+            mlp, grid["ffn"] = down_to_one(mlp, 0, grid["ffn"], self.bare_mlp)
+        times = {"attention": attention, "bare_attention": self.bare_attention, "mlp": mlp, "bare_mlp": self.bare_mlp}
+        return replace(self, grid=grid, **{name: down_to_one(own, -1, hidden)[0] for name, own in times.items()})
+
     def costs(self, stream: np.ndarray) -> SizeCosts:
         """The costs of all sizes, interpolated multilinearly.
 
@@ -80,6 +94,19 @@ class BlockTimes:
             mlp=size_weights(self.grid["ffn"]) @ mlp if mlp.size else mlp,
             bare_mlp=float(self.bare_mlp @ stream),
         )
+
+
+def down_to_one(
+    times: np.ndarray, axis: int, grid: list[int], bare: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, list[int]]:
+    """Times and the sizes on an axis of them, with a size of 1 in front if there is but one, which is larger.
+
+    Args:
+        bare: what a size of 0 costs.
+    """
+    if len(grid) > 1 or grid[0] == 1:
+        return times, grid
+    return np.concatenate([bare + (times - bare) / grid[0], times], axis), [1, *grid]
 
 
 def size_weights(grid: list[int]) -> np.ndarray:

@@ -8,7 +8,7 @@ never fall when a size grows. What is timed is one forward pass, or the generati
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,10 +18,10 @@ import numpy as np
 from torch import Tensor
 
 from secateur.budget.allocation import best_units, lowest_cost, stored_sizes
-from secateur.budget.block_times import BlockTimes, size_weights
+from secateur.budget.block_times import BlockTimes, down_to_one, size_weights
 from secateur.budget.budget import Budget
 from secateur.budget.size_costs import ModelCosts
-from secateur.budget.wider import or_units_from, wider_spaces
+from secateur.budget.wider import lowering_units, or_units_from
 from secateur.structure.architecture import VOCABULARIES, Linear
 from secateur.structure.axis_table import AxisTable
 from secateur.structure.groups import kinds_of
@@ -222,11 +222,17 @@ class LatencyTable(Budget):
                 f"({self.protocol_text()}); ask for less than that, and more than 0"
             )
         if share < (floor := self.floor(space)) * (1.0 - 1e-9):
-            others = or_units_from(wider_spaces(space, kinds_of(space.table)))
+            others = or_units_from(lowering_units(space, kinds_of(space.table), self._least_ms))
             raise UserError(
                 f"{share * self.dense_ms:.6g} ms is out of reach: pruning only {', '.join(space.units)} leaves at "
                 f"least {at_least(floor * self.dense_ms, '.4g')} ms ({self.protocol_text()}); ask for more time{others}"
             )
+
+    def _least_ms(self, space: Space) -> float:
+        """The floor in milliseconds, also of units whose sizes were not measured, which are taken to cost little."""
+        rest, hidden = down_to_one(self.rest, 0, self.hidden)
+        blocks = {kind: own.in_proportion(self.hidden) for kind, own in self.blocks.items()}
+        return lowest_cost(space, replace(self, hidden=hidden, rest=rest, blocks=blocks, _costs={}).costs)
 
     def choose(self, space: Space, scores: Tensor, share: float, alive: Tensor, last: float) -> Tensor:
         """The units of the highest total value within a share, by `allocation.best_units`."""
