@@ -239,13 +239,15 @@ def _counts(
     svd: str,
     pieces: Vocabulary | None,
 ) -> Tensor | None:
-    """How often each piece that is kept occurs in the data, or else in the texts of the vocabulary; None without."""
+    """How often each piece that is kept occurs in the data and in the texts of the vocabulary; None without any."""
     if svd == "plain":
         return None
-    if rows is not None:
-        return rows.piece_counts(pieces)
+    counts = None if rows is None else rows.piece_counts(pieces)
     kept = _cut_tokenizer(tokenizer, pieces)
-    return text_counts(kept, texts, len(kept)) if kept is not None and texts else None
+    if kept is None or not texts:
+        return counts
+    own = text_counts(kept, texts, len(kept))
+    return own if counts is None else counts + own
 
 
 def _own_plan(whole: PreTrainedModel, done: Cut) -> dict[str, Any] | None:

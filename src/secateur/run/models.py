@@ -18,7 +18,7 @@ from secateur.run.context import Context
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import recipe_model
 from secateur.run.teacher_scores import kept_classes, kept_scores
-from secateur.run.vocabulary_data import piece_counts
+from secateur.run.vocabulary_data import counts_of_texts
 from secateur.structure.architecture import Embedding, Norm
 from secateur.structure.binding import bind
 from secateur.structure.model_parts import EMBEDDINGS, part_of
@@ -154,8 +154,7 @@ def shaped(context: Context, model: PreTrainedModel) -> PreTrainedModel:
     """
     target = context.recipe.target
     weighted = target.embedding_rank is not None and target.embedding_svd == "frequency"
-    data = context.data
-    counts = piece_counts(data.task, data.train_rows, data.tokenizer) if weighted else None
+    counts = counts_of_texts(context.data) if weighted else None
     rank = rank_for(target.embedding_rank, model, counts)
     student = factorise(model, rank, counts) if rank else model
     if target.output_dim is None:

@@ -98,7 +98,7 @@ class TargetRecipe(Strict):
     embedding_svd: Annotated[Literal["frequency", "plain"], Flag("--embedding-svd")] = Field(
         "frequency",
         description="how word embeddings are factorised: frequency, each row weighted by how often its piece occurs in "
-        "the training texts; plain, all rows alike",
+        "the training texts and those of vocabulary.texts; plain, all rows alike",
     )
     output_dim: Annotated[Literal["teacher"] | None, Flag("--output-dim")] = Field(
         None,

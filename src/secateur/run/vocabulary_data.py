@@ -95,6 +95,19 @@ def piece_counts(task: Task, rows: Rows, tokenizer: PreTrainedTokenizerBase) -> 
     return counts_of(_tokens(task, rows), len(tokenizer)) if task.lengths else None
 
 
+def counts_of_texts(data: RunData) -> Tensor | None:
+    """How often each piece of a run's tokenizer occurs in the texts that its model is for, `(pieces,)`.
+
+    They are the training rows, and the further texts of the recipe. None for images.
+
+    Raises:
+        UserError: a file of texts cannot be read.
+    """
+    counts = piece_counts(data.task, data.train_rows, data.tokenizer)
+    texts = read_texts(data.recipe.vocabulary.texts)
+    return counts + text_counts(data.tokenizer, texts, len(counts)) if counts is not None and texts else counts
+
+
 def _tokens(task: Task, rows: Rows) -> Iterator[Sequence[int]]:
     """The tokens of rows; of a task that generates, those of the targets too."""
     for row in rows:
