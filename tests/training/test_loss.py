@@ -3,7 +3,13 @@
 import pytest
 import torch
 from tiny_models import tiny
+from transformers import AutoModelForSequenceClassification
 
+from secateur.budget.space import Space
+from secateur.structure.plan import Plan
+from secateur.surgery.cut import cut
+from secateur.system.errors import UserError
+from secateur.training.hidden_states import Hidden
 from secateur.training.loss import TermLoss
 from secateur.training.objectives import Labels, Logits, Term
 
@@ -31,6 +37,26 @@ def test_a_share_of_0_is_no_part_of_the_loss_whatever_its_value():
     assert values["nothing"] == 0 and values["labels"] > 0
     sum(values.values()).backward()
     assert all(bool(weight.grad.isfinite().all()) for weight in student.parameters() if weight.grad is not None)
+
+
+@pytest.mark.parametrize(("units", "fits"), [("hidden", False), ("layer", False), ("ffn", True)])
+def test_what_a_cut_model_without_its_plan_does_not_say_is_refused(units, fits, tmp_path):
+    """Else hidden states of 8 dims would be multiplied with projections of 16, or removed layers be matched."""
+    teacher = tiny("bert", dtype=torch.float32)
+    space = Space(teacher, units)
+    masks = space.ones()
+    masks[-1] = 0
+    small = cut(teacher, Plan.of(space, masks))
+    small.plan = None
+    small.save_pretrained(tmp_path)
+    found = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert found.plan is None
+    TermLoss([Labels(), Logits(2.0)], found, teacher, ["labels"]).bind(teacher)
+    loss = TermLoss([Hidden()], found, teacher, ["labels"])
+    if fits:
+        return loss.bind(teacher)
+    with pytest.raises(UserError, match=r"was cut and has no plan, by which hidden would .* its plan\.json"):
+        loss.bind(teacher)
 
 
 class Nothing(Term):

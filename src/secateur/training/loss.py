@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.surgery.masking import Attachment
+from secateur.surgery.schema import Structure
 from secateur.surgery.uncut import planned_space
 from secateur.system.errors import UserError
 from secateur.training.examples import examples_for
@@ -45,18 +46,22 @@ class TermLoss:
         self.left_out, self.bf16 = {"labels", *label_names}, bf16
 
     def bind(self, teacher: Any) -> None:
-        """Let the terms create what depends on the models, and adapt to a student that was cut, if its plan is known.
+        """Let the terms create what depends on the models, and adapt to a student that was cut.
 
         Args:
             teacher: whole, also where a training has put one in parts into its place.
 
         Raises:
-            UserError: a term does not fit the models.
+            UserError: a term does not fit the models, or has to be adapted to a student whose plan is not known.
         """
         for term in self.terms:
             term.bind(self.student, teacher)
         adapting = [term for term in self.terms if type(term).restrict is not Term.restrict]
-        if adapting and getattr(self.student, "plan", None) is not None:
+        if not adapting:
+            return
+        if getattr(self.student, "plan", None) is None:
+            _check_whole(self.student, [term.name for term in adapting if term.restricted_to is None])
+        else:
             space, plan = planned_space(self.student)
             left = plan.read(space)
             restrict_terms(adapting, left.indices("hidden"), left.layers_left())
@@ -127,6 +132,17 @@ class TermLoss:
             inputs[INDEX] = _present(index, "a cached teacher")
         with torch.autocast(self.student.device.type, torch.bfloat16, enabled=self.bf16):
             return self.teacher(**inputs, output_hidden_states=self.hidden)
+
+
+def _check_whole(student: PreTrainedModel, names: Sequence[str]) -> None:
+    """Refuse terms that have to know which dims and layers a student has left, if nothing says it."""
+    described = getattr(student.config, "secateur", None)
+    structure = None if described is None else Structure.from_dict(described)
+    if names and structure is not None and (structure.embedding or structure.norm or structure.replaced):
+        raise UserError(
+            f"the model was cut and has no plan, by which {' and '.join(names)} would know the dims and layers that it "
+            "has left: load it from a folder with its plan.json, or leave these terms out"
+        )
 
 
 def _present(index: Tensor | None, what: str) -> Tensor:
