@@ -78,7 +78,8 @@ class BlockTimes:
         if mlp.size:
             mlp, grid["ffn"] = down_to_one(mlp, 0, grid["ffn"], self.bare_mlp)
         times = {"attention": attention, "bare_attention": self.bare_attention, "mlp": mlp, "bare_mlp": self.bare_mlp}
-        return replace(self, grid=grid, **{name: down_to_one(own, -1, hidden)[0] for name, own in times.items()})
+        narrower: dict[str, Any] = {name: down_to_one(own, -1, hidden)[0] for name, own in times.items()}
+        return replace(self, grid=grid, **narrower)
 
     def costs(self, stream: np.ndarray) -> SizeCosts:
         """The costs of all sizes, interpolated multilinearly.
