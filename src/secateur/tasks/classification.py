@@ -131,7 +131,7 @@ class Classification(LabelledTask):
         if self.labels is None and self._has_head(config) and config.num_labels == 1:
             scores = (value for split in self.splits.values() for value in split[self.label][:])
             return replace(self, sigmoid=has_sigmoid(config, scores, self.label))
-        if self._has_head(config) and config.num_labels > 1 and config.problem_type == _other(self.problem_type):
+        if self._has_head(config) and config.num_labels != 1 and config.problem_type == _other(self.problem_type):
             one, own = HEADS[config.problem_type]
             other = f"take --task {own}, or" if TASKS.get(own).model_class is self.model_class else "give"
             raise UserError(f"the {role} predicts {one} a row ({config.problem_type}): {other} another {role}")
