@@ -41,11 +41,17 @@ def test_each_is_refused_by_its_name(tmp_path, name):
         check_arguments(args, pruning=False, select=None, average=0.0)
 
 
+def test_smoothed_labels_are_a_term_with_the_value_that_was_given(tmp_path):
+    sentence = refused(arguments(tmp_path, 1, label_smoothing_factor=0.15))
+    assert sentence.endswith("leave it out, and put Labels(smoothing=0.15) into objective")
+
+
 def test_the_best_model_at_the_end_is_refused_where_masks_change(tmp_path):
     options = {"eval_strategy": "steps", "save_strategy": "steps", "metric_for_best_model": "eval_f1"}
     args = arguments(tmp_path, 1, load_best_model_at_end=True, **options)
     assert "pass select='f1'" in refused(args)
-    assert "select" in refused(args, pruning=False, average=0.5)
+    assert refused(args, select="accuracy").endswith("as select='accuracy' does: leave it out")
+    assert refused(args, pruning=False, average=0.5).endswith("averaged ones: leave it out, or average")
     check_arguments(args, pruning=False, select=None, average=0.0)
 
 

@@ -18,7 +18,7 @@ class Misfit:
     Attributes:
         name: of the argument.
         used: whether the arguments use it.
-        reason: why it does not fit, and what to use; the second half of the message.
+        reason: why it does not fit, and what to use, with the values of `args`; the second half of the message.
         always: whether it is refused without a method too.
     """
 
@@ -87,7 +87,8 @@ MISFITS = (
     Misfit(
         "label_smoothing_factor",
         lambda args: args.label_smoothing_factor,
-        "the loss consists of the terms in objective: smooth the labels in a term of your own",
+        "the loss consists of the terms in objective: leave it out, and put "
+        "Labels(smoothing={args.label_smoothing_factor:g}) into objective",
         always=True,
     ),
     Misfit(
@@ -105,13 +106,20 @@ def check_arguments(args: TrainingArguments | None, *, pruning: bool, select: st
         return
     for misfit in MISFITS:
         if (pruning or misfit.always) and misfit.used(args):
-            raise UserError(f"TrainingArguments({misfit.name}) does not fit PruningTrainer: {misfit.reason}")
+            reason = misfit.reason.format(args=args)
+            raise UserError(f"TrainingArguments({misfit.name}) does not fit PruningTrainer: {reason}")
     if args.load_best_model_at_end and (pruning or select or average):
-        metric = args.metric_for_best_model or "accuracy"
-        raise UserError(
-            "TrainingArguments(load_best_model_at_end) restores weights under masks that came later: leave it out, and "
-            f"pass select={metric.removeprefix('eval_')!r} to PruningTrainer"
-        )
+        raise UserError(f"TrainingArguments(load_best_model_at_end) {_not_best(args, pruning, select)}")
+
+
+def _not_best(args: TrainingArguments, pruning: bool, select: str | None) -> str:
+    """Why the best model cannot be loaded at the end, and what to do."""
+    if select:
+        return f"chooses among evaluations, as select={select!r} does: leave it out"
+    if not pruning:
+        return "would put the weights of one evaluation in the place of the averaged ones: leave it out, or average"
+    metric = (args.metric_for_best_model or "accuracy").removeprefix("eval_")
+    return f"restores weights under masks that came later: leave it out, and pass select={metric!r} to PruningTrainer"
 
 
 def check_evaluations(args: TrainingArguments, select: str | None) -> None:
