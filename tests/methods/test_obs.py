@@ -121,6 +121,25 @@ def test_units_that_no_linear_reads_are_ranked_by_the_variance_that_goes_with_th
     assert all(bool((part >= 0).all()) for part in parts.values())
 
 
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_units_whose_weights_are_all_zero_have_no_importance(calibrated):
+    """Heads that another tool has masked, and a weight that was pruned to zero: nothing changes without them."""
+    model = tiny("bert")
+    layers = model.bert.encoder.layer
+    with torch.no_grad():
+        layers[0].attention.self.query.weight.zero_()
+        layers[1].attention.self.key.weight.zero_()
+        layers[0].intermediate.dense.weight.zero_()
+        layers[0].output.dense.weight.zero_()
+        layers[1].output.dense.weight.zero_()
+    method = Obs(Space(model, "qk", "ffn/8x4"))
+    if calibrated:
+        method.calibrate([inputs(model)])
+    parts = {name: method.scores()[rows] for name, rows in method.space.slices.items()}
+    assert bool(method.scores().isfinite().all())
+    assert not torch.cat([own for name, own in parts.items() if name.startswith(("0.", "1.qk"))]).any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_inputs_far_from_0_are_ranked(dtype):
     """Values with a bias of 30, beside which they vary little: their covariance has no eigenvalue below 0."""

@@ -144,13 +144,13 @@ class Obs(Scheduled):
         if group.grids:
             squares = [grid.sums(self._values(grid.parameter).square()) for grid in group.grids]
             scales = [variances(table.writer(gates[grid.axis]).path).sum() for grid in group.grids]
-            return torch.stack([one / one.sum() * scale for one, scale in zip(squares, scales, strict=True)]).sum(0)
+            return torch.stack([parts_of(one) * scale for one, scale in zip(squares, scales, strict=True)]).sum(0)
         if group.kind == "qk":
             sides = (table.queries(group.sites[0]), table.keys(group.sites[0]))
             values = ([self._values(table.weight(row)) for row in side] for side in sides)
             query, key = (torch.cat(own, dim=1).square().sum(1) for own in values)
             products = group.by_unit(query * table.at_heads(key, group.sites[0]), group.sites[0]).sum(1)
-            return products / products.sum() * variances(table.writer(gates[group.sites[0]]).path).sum()
+            return parts_of(products) * variances(table.writer(gates[group.sites[0]]).path).sum()
         return torch.stack([variances(table.writer(gate).path).sum() for gate in group.sites]).sum().view(1)
 
     def _weight(self, path: str) -> Tensor:
@@ -158,6 +158,11 @@ class Obs(Scheduled):
 
     def _values(self, parameter: Parameter) -> Tensor:
         return parameter.of(self.space.model.get_parameter(parameter.name).detach().double())
+
+
+def parts_of(values: Tensor) -> Tensor:
+    """`(units,)`: the part that each value, from 0 on, has of their sum; 0 where all of them are 0."""
+    return values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
 
 
 def removal_losses(weight: Tensor, inputs: Tensor, width: int = 1, ridge: float = 0.01) -> Tensor:
