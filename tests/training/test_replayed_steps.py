@@ -19,7 +19,7 @@ from secateur.budget.space import Space
 from secateur.methods import METHODS
 from secateur.methods.schedules import cubic
 from secateur.training import replayed_steps, trainer
-from secateur.training.objectives import Contrastive, Hidden, Labels, Logits, Term
+from secateur.training.objectives import Contrastive, Hidden, Labels, Logits, MarginMSE, Term
 from secateur.training.replayed_steps import replayable
 from secateur.training.teacher_cache import CachedTeacher
 from secateur.training.tensor_trees import copied
@@ -227,6 +227,7 @@ def test_weights_that_a_callback_freezes_are_not_replayed_as_before(monkeypatch,
         (True, {}, Logits()),
         (True, {}, Hidden(match="nearest")),
         (True, {}, Contrastive()),
+        (True, {}, MarginMSE()),
         (False, {}, Hidden(match="windows")),
         (False, {}, Host()),
         (False, {"device": torch.device("cpu")}, Logits()),
@@ -242,3 +243,13 @@ def test_steps_are_replayed_where_they_can_be(expected, changed, term):
     one_process = SimpleNamespace(num_processes=1)
     assert replayable(SimpleNamespace(**{**on_gpu, **changed}), one_process, [Labels(), term]) == expected
     assert not replayable(SimpleNamespace(**on_gpu), SimpleNamespace(num_processes=2), [Labels()])
+
+
+def test_terms_that_keep_steps_from_being_replayed_are_named(caplog):
+    caplog.set_level("INFO", logger="secateur")
+    args = {"fp16": False, "gradient_checkpointing": False, "torch_compile": False, "optim": "adamw_torch_fused"}
+    one_process = SimpleNamespace(num_processes=1)
+    assert not replayable(SimpleNamespace(device=torch.device("cpu"), **args), one_process, [Host()])
+    assert not caplog.messages
+    assert not replayable(SimpleNamespace(device=torch.device("cuda"), **args), one_process, [Labels(), Host()])
+    assert caplog.messages == ["training steps run without CUDA graphs, which the loss terms host do not allow"]

@@ -5,6 +5,7 @@ import torch
 from quiet import arguments
 from tiny_models import tiny
 from tiny_training import collate, examples
+from torch.fx.experimental.proxy_tensor import make_fx
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from secateur.system.errors import UserError
@@ -45,6 +46,23 @@ def test_a_batch_without_a_pair_has_no_value_and_no_gradient(labels, queries):
     value = MarginMSE()(one)
     value.backward()
     assert float(value.detach()) == 0 and not one.student.logits.grad.any()
+
+
+def test_its_operations_depend_on_the_shapes_alone():
+    """So that they can be recorded: those of one batch give the value of another one."""
+
+    def value(student, teacher, labels, examples):
+        outputs = (SequenceClassifierOutput(logits=own) for own in (student, teacher))
+        return MarginMSE()(Step({"labels": labels}, *outputs, examples=examples))
+
+    def batch(seed):
+        generator = torch.Generator().manual_seed(seed)
+        scores = torch.randn(2, 12, 1, generator=generator)
+        return (*scores, *(torch.randint(0, 2, shape, generator=generator) for shape in ((12,), (12, 2))))
+
+    recorded = make_fx(value)(*batch(0))
+    assert float(value(*batch(1))) > 0
+    assert torch.equal(recorded(*batch(1)), value(*batch(1)))
 
 
 def test_outputs_that_are_no_scores_of_labelled_rows_are_refused():

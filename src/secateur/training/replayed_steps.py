@@ -65,18 +65,21 @@ class Capture:
 
 
 def replayable(args: TrainingArguments, accelerator: Accelerator, terms: Iterable[Term]) -> bool:
-    """Whether the steps of a training can be replayed: on one GPU, with terms that allow it.
+    """Whether the steps of a training can be replayed: on one GPU, with terms that allow it, or else it is logged.
 
     A scaler of fp16 and gradient checkpointing read values on the host within a step, and a schedule-free optimizer
     changes the weights before it.
     """
-    return (
+    possible = (
         args.device.type == "cuda"
         and accelerator.num_processes == 1
         and not (args.fp16 or args.gradient_checkpointing or args.torch_compile)
         and not str(args.optim).startswith("schedule_free")
-        and all(term.replayable for term in terms)
     )
+    others = [term.name for term in terms if not term.replayable]
+    if possible and others:
+        log.info("training steps run without CUDA graphs, which the loss terms %s do not allow", ", ".join(others))
+    return possible and not others
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class MarginMSE(Term):
     needs_teacher = True
     needs_examples = True
     heard_as = "logits"
+    replayable = True
 
     def forward(self, step: Step) -> Tensor:
         assert step.examples is not None
