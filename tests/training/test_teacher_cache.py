@@ -98,6 +98,28 @@ def test_it_is_read_back_without_the_teacher(teacher, tmp_path, monkeypatch):
     assert len(entries(tmp_path)) == 1
 
 
+def test_of_a_bare_encoder_hidden_states_alone_are_kept(tmp_path, monkeypatch):
+    teacher = tiny("bert", "Model", dtype=torch.float32)
+    answer, batch = asked(cached(teacher, tmp_path), [4, 2, 0])
+    with torch.no_grad():
+        live = teacher(**batch, output_hidden_states=True)
+    real = batch["attention_mask"].bool()
+    for layer in LAYERS:
+        torch.testing.assert_close(
+            answer.hidden_states[layer][real].float(), live.hidden_states[layer][real], atol=1e-3, rtol=1e-3
+        )
+    assert not hasattr(answer, "logits")
+    monkeypatch.setattr(teacher, "forward", broken)
+    again = cached(teacher, tmp_path)
+    assert torch.equal(asked(again, [4, 2, 0])[0].hidden_states[2], answer.hidden_states[2])
+    assert again.nbytes == again.states.nbytes
+
+
+def test_a_bare_encoder_without_layers_has_nothing_to_keep(tmp_path):
+    with pytest.raises(UserError, match="a BertModel returns neither logits nor sentence embeddings, and no layers"):
+        cached(tiny("bert", "Model", dtype=torch.float32), tmp_path, layers=())
+
+
 def test_without_layers_only_logits_are_kept(teacher, tmp_path):
     answer, _ = asked(cached(teacher, tmp_path, layers=()), [0, 1])
     assert answer.logits.shape == (2, 2) and answer.hidden_states == {}

@@ -6,7 +6,8 @@ vocabulary. Hidden states of the layers that terms read are kept in float16, for
 x dims` bytes. All arrays are memory-mapped. Their key is computed from the model, its weights and the rows, and their
 size is limited (`array_cache`).
 
-In place of logits, a model that returns a vector of each text has these in float32, `4 x dims` bytes a row.
+In place of logits, a model that returns a vector of each text has these in float32, `4 x dims` bytes a row. Of a bare
+encoder, which returns neither, hidden states alone are kept.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class CachedTeacher:
 
     Called with `index` `(batch,)` and `attention_mask` `(batch, tokens)`, or without it for images, it returns
     `logits`, `(batch, labels)` or `(batch, tokens, labels)`, or `start_logits` and `end_logits` `(batch, tokens)`, or
-    `sentence_embedding` `(batch, dims)`, as the model does, and, for the cached layers, `hidden_states[layer]`
+    `sentence_embedding` `(batch, dims)`, as far as the model does, and, for the cached layers, `hidden_states[layer]`
     `(batch, tokens, dims)`; zeros at padding. For a model with a decoder it also takes `decoder_input_ids`, and returns
     `encoder_hidden_states` and `decoder_hidden_states`.
     """
@@ -48,8 +49,8 @@ class CachedTeacher:
     ) -> None:
         self.config, self.starts, self.target_starts = config, starts, target_starts
         self.states, self.target_states = arrays[STATES], arrays.get(TARGET_STATES)
-        (self.name,) = arrays.keys() - {STATES, TARGET_STATES}
-        self.logits = arrays[self.name]
+        self.name = next(iter(arrays.keys() - {STATES, TARGET_STATES}), None)
+        self.logits = None if self.name is None else arrays[self.name]
         self.layers = {layer: place for place, layer in enumerate(layers)}
         self.target_layers = {layer: place for place, layer in enumerate(target_layers)}
 
@@ -92,7 +93,7 @@ class CachedTeacher:
 
         Raises:
             UserError: the outputs take more than `limit_gb`, or the disk is full; the rows are padded; hidden states
-                are beyond the range of float16.
+                are beyond the range of float16; the teacher has neither logits nor vectors, and no layers are named.
         """
         return cls.of_run(TeacherRun.of(teacher, rows, collate, layers, target_layers, batch, bf16), folder, limit_gb)
 
@@ -134,6 +135,7 @@ class CachedTeacher:
 
     def _with_decoder(self, numbers: np.ndarray, mask: Tensor, targets: Tensor, hidden: bool) -> SimpleNamespace:
         """The outputs of a model with an encoder and a decoder."""
+        assert self.logits is not None  # a model that generates has logits
         outputs = SimpleNamespace(logits=self._padded_targets(self.logits, numbers, targets))
         if hidden and self.target_states is not None:
             states = self._padded(self.states, numbers, mask)
@@ -143,7 +145,9 @@ class CachedTeacher:
         return outputs
 
     def _logits(self, numbers: np.ndarray, mask: Tensor) -> dict[str, Tensor]:
-        """The logits by their names in the outputs of the model."""
+        """The logits by their names in the outputs of the model; none of a bare encoder."""
+        if self.logits is None:
+            return {}
         if self.name in OF_ROWS:
             name = "logits" if self.name == PER_ROW else "sentence_embedding"
             return {name: torch.from_numpy(self.logits[numbers]).to(mask.device)}

@@ -101,7 +101,7 @@ class TeacherRun:
         """The shape and the dtype of each array by its name. The teacher runs over the shortest row to find them.
 
         Raises:
-            UserError: that row is padded.
+            UserError: that row is padded, or there is nothing to keep.
         """
         layers = {STATES: self.layers} | ({} if self.target_starts is None else {TARGET_STATES: self.target_layers})
         dims = self.teacher.config.hidden_size
@@ -109,6 +109,11 @@ class TeacherRun:
         with torch.inference_mode(), evaluating([self.teacher]):
             for name, block in self._logits(*self._run(self.order[:1])).items():
                 arrays[name] = ArrayType((self._length(name), *block.shape[1:]), "float32")
+        if not any(array.nbytes for array in arrays.values()):
+            raise UserError(
+                f"a {type(self.teacher).__name__} returns neither logits nor sentence embeddings, and no layers are "
+                "named whose hidden states are kept: take a teacher with the head of the task, or name layers"
+            )
         return arrays
 
     @property
@@ -221,12 +226,14 @@ def _states(states: Sequence[Tensor], layers: Sequence[int], real: np.ndarray) -
 def _logits(outputs: Any, real: np.ndarray) -> dict[str, np.ndarray]:
     """The logits of a batch in float32, by the name of their array; start and end of an answer are two labels.
 
-    Those of a model without logits are its vectors of the texts.
+    Those of a model without logits are its vectors of the texts; a bare encoder has neither.
     """
     if (vectors := getattr(outputs, "sentence_embedding", None)) is not None:
         return {SENTENCES: _floats(vectors)}
-    if not hasattr(outputs, "logits"):
+    if getattr(outputs, "start_logits", None) is not None:
         return {POSITIONS: _floats(torch.stack([outputs.start_logits, outputs.end_logits], dim=-1))[real]}
+    if getattr(outputs, "logits", None) is None:
+        return {}
     logits = _floats(outputs.logits)
     return {PER_ROW: logits} if logits.ndim == 2 else {PER_TOKEN: logits[real]}
 
