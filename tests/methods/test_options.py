@@ -1,7 +1,8 @@
-"""Numbers among the options of methods: each is checked by the constructor, for its type and for its range."""
+"""Numbers and truth values among options: each is checked by the constructor, for its type and for its range."""
 
 import inspect
 import math
+import re
 
 import pytest
 from tiny_models import tiny
@@ -9,6 +10,7 @@ from tiny_models import tiny
 from secateur.budget.space import Space
 from secateur.methods import METHODS
 from secateur.methods.options import number, pair
+from secateur.methods.rounds import CoarseRound
 from secateur.system.errors import UserError
 
 CHECKED = {
@@ -69,6 +71,35 @@ def test_the_options_with_numbers_of_every_method_are_among_the_cases(name):
     parameters = inspect.signature(METHODS.get(name).__init__).parameters.values()
     own = {one.name for one in parameters if one.kind is one.KEYWORD_ONLY and takes_numbers(one)}
     assert own - ELSEWHERE == set(CHECKED[name])
+
+
+def truth_values(name):
+    parameters = inspect.signature(METHODS.get(name).__init__).parameters.values()
+    return [one.name for one in parameters if "bool" in str(one.annotation)]
+
+
+@pytest.mark.parametrize(("name", "option"), [(name, own) for name in sorted(CHECKED) for own in truth_values(name)])
+@pytest.mark.parametrize("value", ["false", 1, [True]])
+def test_what_is_neither_true_nor_false_is_refused(space, name, option, value):
+    with pytest.raises(UserError, match=rf"{option} is {re.escape(repr(value))}: expected true or false"):
+        METHODS.get(name)(space, 0.9, **{option: value})
+
+
+def test_the_methods_have_these_truth_values():
+    assert {name: own for name in CHECKED if (own := truth_values(name))} == {
+        "cofi": ["faithful"],
+        "grain": ["separate", "faithful"],
+        "michel": ["exact", "normalise", "signed", "faithful"],
+        "movement": ["faithful"],
+        "subset": ["decay", "straight_through", "faithful"],
+        "voita": ["decay", "faithful"],
+    }
+
+
+def test_whether_a_round_is_spread_is_true_or_false():
+    layers = Space(tiny("bert"), "layer", "ffn")
+    with pytest.raises(UserError, match="spread in a round is 'no': expected true or false"):
+        METHODS.get("magnitude")(layers, 0.9, rounds=[CoarseRound("layer", 1, 0.0, 0.1, spread="no")])
 
 
 def test_the_range_is_in_the_sentence():

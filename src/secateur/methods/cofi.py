@@ -51,7 +51,7 @@ from secateur.methods.gates import EPSILON, HardConcrete
 from secateur.methods.lagrangian import Target, penalty, refuse_other_constraint
 from secateur.methods.method import Amount
 from secateur.methods.noise import generator, seed_or_default
-from secateur.methods.options import number
+from secateur.methods.options import number, truth
 from secateur.methods.prior import EvidencePrior, Informed
 from secateur.methods.projection import projected
 from secateur.methods.schedules import Schedule, linear
@@ -141,6 +141,7 @@ class Cofi(Informed):
         seed: int | None = None,
     ) -> None:
         super().__init__(space, share, density)
+        self.faithful = truth("faithful", faithful)
         exact = is_exact(constraint, lagrangian_only=faithful or shape is not None)
         if type(settle) is not int or settle < 0 or (settle and faithful):
             raise UserError(
@@ -149,8 +150,7 @@ class Cofi(Informed):
         if faithful:
             space.table.one_stack("the published accounting")
         self.learning_rate = learning_rate_of_gates(learning_rate, exact=exact)
-        self.tolerance, self.faithful = number("tolerance", tolerance, least=0.0), faithful
-        self.settle = settle
+        self.tolerance, self.settle = number("tolerance", tolerance, least=0.0), settle
         weight = weight_of_evidence(evidence, exact=exact)
         self.prior = EvidencePrior(space, weight) if weight else None
         self.seed = seed_or_default(seed)

@@ -11,7 +11,7 @@ from secateur.budget.space import Space
 from secateur.budget.units import choose_exactly
 from secateur.methods.method import Amount, Waiting
 from secateur.methods.noise import generator, seed_or_default
-from secateur.methods.options import number
+from secateur.methods.options import number, truth
 from secateur.system.model_state import device_of
 
 
@@ -57,7 +57,7 @@ class Gated(Waiting):
         seed: int | None = None,
     ) -> None:
         super().__init__(space, share, density)
-        self.learning_rate, self.decay = number("learning_rate", learning_rate, above=0.0), decay
+        self.learning_rate, self.decay = number("learning_rate", learning_rate, above=0.0), truth("decay", decay)
         self.seed = seed_or_default(seed)
         self.draws, self.count = 0, len(space)
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from secateur.budget.space import Space
 from secateur.methods import register
 from secateur.methods.method import Amount
-from secateur.methods.options import number
+from secateur.methods.options import number, truth
 from secateur.methods.rounds import CoarseRound
 from secateur.methods.scheduled import Scheduled
 from secateur.system.errors import UserError
@@ -73,6 +73,7 @@ class Grain(Scheduled):
         faithful: bool = False,
     ) -> None:
         super().__init__(space, share, density, rounds)
+        self.separate, self.faithful = truth("separate", separate), truth("faithful", faithful)
         if faithful and (space.budget.name != "parameters" or space.round_to > 1 or rounds):
             raise UserError(
                 "the published ranking is for parameters alone, in one round: leave faithful out, or latency, "
@@ -81,7 +82,7 @@ class Grain(Scheduled):
         if type(every) is not int or every < 1:
             raise UserError(f"every is {every!r}: expected a whole number of steps from 1 on, 1 to observe all of them")
         self.beta, self.alpha = number("beta", beta, least=0.0, below=1.0), number("alpha", alpha, least=0.0)
-        self.separate, self.every, self.faithful = separate, every, faithful
+        self.every = every
         self.register_buffer("importance", torch.zeros_like(self.alive, dtype=torch.float))
         for name, numbers in zip(("vo_units", "vo_heads", "head_dims"), _vo_dims_of_heads(space), strict=True):
             self.register_buffer(name, numbers.to(self.alive.device), persistent=False)

@@ -28,6 +28,7 @@ from torch import Tensor
 from secateur.budget.space import Space
 from secateur.methods import register
 from secateur.methods.method import Amount
+from secateur.methods.options import truth
 from secateur.methods.rounds import CoarseRound
 from secateur.methods.scheduled import Scheduled
 from secateur.methods.schedules import Schedule, linear
@@ -110,8 +111,9 @@ class Michel(Scheduled):
         step = math.ceil(len(space) / 12) if step is None else step
         if type(step) is not int or not 1 <= step <= len(space):
             raise UserError(f"step is {step!r}: expected a whole number of units from 1 to {len(space)}")
-        self.step, self.exact, self.normalise = step, exact, normalise
-        self.signed, self.faithful = signed, faithful
+        self.step = step
+        self.exact, self.normalise = truth("exact", exact), truth("normalise", normalise)
+        self.signed, self.faithful = truth("signed", signed), truth("faithful", faithful)
         self.step_share = step * (1.0 - space.floor()) / len(space)
         self.register_buffer("importance", torch.zeros_like(self.alive, dtype=torch.float))
 

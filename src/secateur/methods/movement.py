@@ -47,7 +47,7 @@ from secateur.methods.movement_options import (
     units_of,
 )
 from secateur.methods.movement_penalty import REGULARISERS, published_weights, weights_by_parameters
-from secateur.methods.options import number
+from secateur.methods.options import number, truth
 
 
 @register("movement")
@@ -118,7 +118,7 @@ class Movement(Method):
         faithful: bool = False,
     ) -> None:
         super().__init__(space, share, density)
-        self.variant, self.binariser, self.faithful = variant, binariser, faithful
+        self.variant, self.binariser, self.faithful = variant, binariser, truth("faithful", faithful)
         self.strength, self.regulariser = number("strength", strength, least=0.0), regulariser
         self.minimum = number("minimum", minimum, least=0.0, most=1.0)
         self.learning_rate, self.every = number("learning_rate", learning_rate, above=0.0), every

@@ -1,4 +1,4 @@
-"""Checks of the numbers among the options of methods, before anything is made of them; nothing here needs torch."""
+"""Checks of the options of methods and of loss terms, before anything is made of them; nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -38,6 +38,17 @@ def number(
         known = " and ".join(text.format(limit) for text, limit in limits if math.isfinite(limit))
         raise UserError(f"{name} is {value!r}: expected a number {known or 'that is finite'}: change it")
     return found
+
+
+def truth(name: str, value: object) -> bool:
+    """The truth value that an option has.
+
+    Raises:
+        UserError: it is none, as a text, which would count as true whatever it says, or a number.
+    """
+    if not isinstance(value, bool):
+        raise UserError(f"{name} is {value!r}: expected true or false: change it")
+    return value
 
 
 def pair(name: str, value: object) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from secateur.budget.ranking import highest, ranked
 from secateur.budget.space import Space
-from secateur.methods.options import number
+from secateur.methods.options import number, truth
 from secateur.methods.schedules import linear
 from secateur.structure.unit_names import stack_of
 from secateur.system.errors import UserError
@@ -85,7 +85,8 @@ class CoarseRound:
         """Check that the round fits a space.
 
         Raises:
-            UserError: the kind is not among its units, the number is not one of theirs, or the round takes no time.
+            UserError: the kind is not among its units, the number is not one of theirs, the round takes no time, or an
+                option is of another type.
         """
         total = int(self.units(space).sum())
         if self.kind not in COARSE or not total:
@@ -98,6 +99,7 @@ class CoarseRound:
             raise UserError(
                 f"{self.keep} {self.kind}s cannot be kept: expected a whole number from {fewest} to {total}"
             )
+        truth("spread in a round", self.spread)
         times = (self.begin, self.end, *([] if self.recovered is None else [self.recovered]))
         begin, end, *recovered = (number("progress in a round", time, least=0.0, most=1.0) for time in times)
         if not begin < end or any(time < end for time in recovered):

@@ -45,7 +45,7 @@ from secateur.budget.space import Space
 from secateur.methods import register
 from secateur.methods.gated import Gated
 from secateur.methods.method import Amount
-from secateur.methods.options import number, pair
+from secateur.methods.options import number, pair, truth
 from secateur.methods.schedules import Schedule, exponential, linear
 from secateur.system.errors import UserError
 
@@ -149,7 +149,7 @@ class Subset(Gated):
             )
         self.temperature = exponential(hot, cold, begin=self.share_schedule.begin, end=self.share_schedule.end)
         self.clip = number("clip", clip, least=0.0)
-        self.straight_through, self.faithful = straight_through, faithful
+        self.straight_through, self.faithful = truth("straight_through", straight_through), truth("faithful", faithful)
         start = self.initial_values()
         self.learned_scores = nn.Parameter(start.double() if faithful else start)  # w of the paper
         self.update_count()

@@ -35,7 +35,7 @@ from secateur.methods import register
 from secateur.methods.gated import Gated, xavier_bound
 from secateur.methods.gates import EPSILON, HardConcrete
 from secateur.methods.method import Amount
-from secateur.methods.options import number
+from secateur.methods.options import number, truth
 from secateur.methods.schedules import Schedule, linear
 
 GATE = HardConcrete(temperature=0.33)
@@ -88,9 +88,9 @@ class Voita(Gated):
         faithful: bool = False,
         seed: int | None = None,
     ) -> None:
-        decay = faithful if decay is None else decay
+        decay = truth("faithful", faithful) if decay is None else decay
         super().__init__(space, share, density, learning_rate=learning_rate, decay=decay, seed=seed)
-        self.rate, self.faithful = number("rate", rate, above=0.0), faithful
+        self.rate, self.faithful = number("rate", rate, above=0.0), truth("faithful", faithful)
         self.strength = self.integrated_strength = number("strength", strength, above=0.0)
         bounds = [torch.full((group.size,), xavier_bound(1, group.size)) for group in space.groups]
         self.log_alpha = nn.Parameter(self.initial_values(torch.cat(bounds)) + (0.0 if faithful else START))

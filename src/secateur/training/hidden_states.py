@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from secateur.methods.options import truth
 from secateur.system.errors import UserError
 from secateur.training.layer_matching import MATCHES, SAME, SAMPLES, layer_numbers
 from secateur.training.step import Step, Term, real_tokens
@@ -43,7 +44,7 @@ class Hidden(Term):
             over the target; the term is then called `hidden_encoder` or `hidden_decoder`.
 
     Raises:
-        UserError: `match` or `stack` is not known.
+        UserError: `match` or `stack` is not known, or `project` is no truth value.
     """
 
     name = "hidden"
@@ -67,7 +68,8 @@ class Hidden(Term):
         if match not in (SAME, *MATCHES):
             names = ", ".join((SAME, *MATCHES))
             raise UserError(f"match {match!r} is not a way to match layers: choose from {names}")
-        self.layers, self.project, self.match, self.stack = layers, project, match, stack
+        self.layers, self.match, self.stack = layers, match, stack
+        self.project = truth("project", project)
         self.replayable = match not in SAMPLES
         self.projections = nn.ModuleDict()
         self.width = 0  # dims of the student's residual stream before it is cut

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from secateur.methods.options import number, truth
 from secateur.structure.encoded_rows import UNLABELLED
 from secateur.system.errors import UserError
 from secateur.training.hidden_states import STACKS, Hidden, masked_mse
@@ -65,9 +66,8 @@ class Labels(Term):
 
     def __init__(self, weight: float = 1.0, smoothing: float = 0.0) -> None:
         super().__init__(weight)
-        if not 0 <= smoothing < 1:
-            raise UserError(f"smoothing {smoothing} is not in [0, 1): it is the part of a label that all classes share")
-        self.smoothing, self.of_next = smoothing, False  # whether an output is of the next token
+        self.smoothing = number("smoothing", smoothing, least=0.0, below=1.0)
+        self.of_next = False  # whether an output is of the next token
 
     def bind(self, student: PreTrainedModel, teacher: Any) -> None:
         self.of_next = predicts_next(student)
@@ -136,9 +136,8 @@ class Logits(Term):
 
     def __init__(self, temperature: float = 8.0, weight: float = 1.0, divergence: bool = False) -> None:
         super().__init__(weight)
-        if temperature <= 0:
-            raise UserError(f"temperature {temperature} is not positive")
-        self.temperature, self.divergence = temperature, divergence
+        self.temperature = number("temperature", temperature, above=0.0)
+        self.divergence = truth("divergence", divergence)
         self.problem_type: str | None = None  # of the models, None if neither has one
 
     def bind(self, student: PreTrainedModel, teacher: Any) -> None:

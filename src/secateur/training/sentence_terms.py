@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from secateur.methods.options import number
 from secateur.surgery.sentence.attach import head_of
 from secateur.system.errors import UserError
 from secateur.training.step import Step, Term
@@ -135,7 +136,7 @@ class Similarity(Term):
     def __init__(self, weight: float = 1.0, loss: str = "kl", temperature: float = TEMPERATURE) -> None:
         super().__init__(weight)
         _check("loss", loss, ("kl", "mse"))
-        self.loss, self.temperature = loss, _positive(temperature)
+        self.loss, self.temperature = loss, number("temperature", temperature, above=0.0)
 
     def forward(self, step: Step) -> Tensor:
         student, teacher = (cosines(own, own) for own in map(vectors, (step.student, step.teacher)))
@@ -169,7 +170,7 @@ class Contrastive(Term):
 
     def __init__(self, weight: float = 1.0, temperature: float = TEMPERATURE) -> None:
         super().__init__(weight)
-        self.temperature = _positive(temperature)
+        self.temperature = number("temperature", temperature, above=0.0)
 
     def forward(self, step: Step) -> Tensor:
         assert step.examples is not None
@@ -190,12 +191,6 @@ def cosines(one: Tensor, other: Tensor) -> Tensor:
 def _check(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UserError(f"{name} {value!r} is not known: choose one of {', '.join(known)}")
-
-
-def _positive(temperature: float) -> float:
-    if temperature <= 0:
-        raise UserError(f"temperature {temperature} is not positive")
-    return temperature
 
 
 def _check_widths(student: int, teacher: int) -> None:

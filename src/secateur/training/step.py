@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.methods.options import number
 from secateur.structure.encoded_rows import UNLABELLED
 from secateur.system.errors import UserError
 
@@ -64,6 +65,9 @@ class Term(nn.Module):
             (`replayed_steps`): it neither reads `progress` or a tensor's value, nor makes a choice on the host.
         restricted_to: the dims and layers of the cut student to which the term is adapted, as of `restrict`; None
             before.
+
+    Raises:
+        UserError: the weight is no number from 0 on.
     """
 
     name: str
@@ -76,7 +80,7 @@ class Term(nn.Module):
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight = number("weight", weight, least=0.0)
 
     def bind(self, student: PreTrainedModel, teacher: Any) -> None:
         """Create what depends on the models, before the optimizer is created; a term that is bound stays as it is.
