@@ -19,13 +19,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from secateur.budget.space import Space
 from secateur.run.recipe import Recipe
 from secateur.structure.plan import Plan
-from secateur.surgery.optimizer_state import ORDERS, Moments, blank_moments, load_moments, save_moments
+from secateur.surgery.optimizer_state import Moments, blank_moments, load_moments, save_moments
 from secateur.system.errors import UserError
 from secateur.system.file_format import FileFormat
 from secateur.system.model_state import without_weights
 from secateur.system.tensor_file import load_tensors, save_tensors
 from secateur.training.objectives import STACKS, Hidden, Labels, Logits, Term
 from secateur.training.step import restrict_terms
+from secateur.training.term_moments import restricted_moments
 from secateur.training.terms import TERMS
 
 WEIGHTS, MOMENTS = "terms.safetensors", "moments"
@@ -114,28 +115,24 @@ class Distillation:
         saved = {part: load_moments(self.folder / MOMENTS / f"{part}.safetensors") for part in PARTS}
         if without_weights(cut.model):
             saved["model"] = blank_moments(saved["model"])
-        return saved | {"terms": self._restricted_moments(saved["terms"], cut)}
-
-    def _restricted_moments(self, moments: Moments, cut: CutModel) -> Moments:
-        """Moments of the terms' weights, cut by the code that cuts these weights: each stands in for its weight."""
-        restricted: Moments = {name: {"step": state["step"]} for name, state in moments.items()}
-        for order in ORDERS if moments else ():
-            own = {name: state[order] for name, state in moments.items()}
-            values = load_tensors(self.folder / WEIGHTS, FORMAT) | own
-            parameters = dict(torch.nn.ModuleList(self._restricted(values, cut)).named_parameters())
-            for name in moments:
-                restricted[name][order] = parameters[name].detach()
-        return restricted
+        left = cut.plan.read(cut.space)
+        dims, layers = left.indices("hidden"), left.layers_left()
+        return saved | {"terms": restricted_moments(self._bound(cut), saved["terms"], dims, layers)}
 
     def _restricted(self, values: dict[str, Tensor] | None, cut: CutModel) -> list[Term]:
         """The terms with these weights, or new ones, whose projections are cut to the hidden dims that are left."""
-        terms = self.terms()
-        for term in terms:
-            term.bind(cut.model, cut.teacher)
+        terms = self._bound(cut)
         if values is not None:
             torch.nn.ModuleList(terms).load_state_dict(values)
         left = cut.plan.read(cut.space)
         restrict_terms(terms, left.indices("hidden"), left.layers_left())
+        return terms
+
+    def _bound(self, cut: CutModel) -> list[Term]:
+        """The terms with new weights, of the whole stream."""
+        terms = self.terms()
+        for term in terms:
+            term.bind(cut.model, cut.teacher)
         return terms
 
 

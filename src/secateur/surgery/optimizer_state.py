@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from secateur.system.errors import UserError
 from secateur.system.file_format import FileFormat
 from secateur.system.model_copies import blank
 from secateur.system.parts import gathered, is_part
@@ -43,14 +44,36 @@ def moments_of(optimizer: torch.optim.Optimizer, module: nn.Module, keep: bool =
 
 
 def set_moments(moments: Moments, optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
-    """Set an optimizer's state of those parameters of a module that it updates, to copies; others keep theirs."""
+    """Set an optimizer's state of those parameters of a module that it updates, to copies; others keep theirs.
+
+    Raises:
+        UserError: a moment has another shape than its parameter; nothing is set.
+    """
     own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    for name, parameter in module.named_parameters():
-        if name in moments and id(parameter) in own:
-            state = moments[name]
-            like = {key: state[key].clone().to(parameter) for key in ORDERS if key in state}
-            step = state["step"].clone()  # a count, which a process has that has no weights
-            optimizer.state[parameter] = {**like, "step": step if parameter.is_meta else step.to(parameter.device)}
+    updated = {name: parameter for name, parameter in module.named_parameters() if id(parameter) in own}
+    check_shapes(moments, updated)
+    for name, parameter in updated.items():
+        if (state := moments.get(name)) is None:
+            continue
+        like = {key: state[key].clone().to(parameter) for key in ORDERS if key in state}
+        step = state["step"].clone()  # a count, which a process has that has no weights
+        optimizer.state[parameter] = {**like, "step": step if parameter.is_meta else step.to(parameter.device)}
+
+
+def check_shapes(moments: Moments, parameters: Mapping[str, Tensor]) -> None:
+    """Check that moments have the shapes of their parameters: not every optimizer does, and then reads others.
+
+    Raises:
+        UserError: a moment has another shape.
+    """
+    for name, parameter in parameters.items():
+        for value in (moments[name][key] for key in ORDERS if key in moments.get(name, {})):
+            if value.shape != parameter.shape:
+                raise UserError(
+                    f"the moments of {name} have the shape {tuple(value.shape)}, and it has {tuple(parameter.shape)}: "
+                    "pass the moments of this parameter, those of a model that was cut since as "
+                    "secateur.surgery.cut.cut_moments(model, plan, moments) returns them"
+                )
 
 
 def blank_moments(moments: Moments) -> Moments:

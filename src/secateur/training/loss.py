@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -10,12 +11,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.surgery.masking import Attachment
+from secateur.surgery.optimizer_state import Moments
 from secateur.surgery.schema import Structure
 from secateur.surgery.uncut import planned_space
 from secateur.system.errors import UserError
 from secateur.training.examples import examples_for
 from secateur.training.step import DECODER_INPUTS, INDEX, Step, Term, decoder_inputs, restrict_terms
 from secateur.training.teacher_cache import CachedTeacher
+from secateur.training.term_moments import restricted_moments
+
+NONE: Mapping[str, Moments] = MappingProxyType({})
 
 
 class TermLoss:
@@ -45,26 +50,35 @@ class TermLoss:
         self.taught = teacher is not None and any(term.needs_teacher for term in terms)
         self.left_out, self.bf16 = {"labels", *label_names}, bf16
 
-    def bind(self, teacher: Any) -> None:
+    def bind(self, teacher: Any, moments: Mapping[str, Moments] = NONE) -> Mapping[str, Moments]:
         """Let the terms create what depends on the models, and adapt to a student that was cut.
 
         Args:
             teacher: whole, also where a training has put one in parts into its place.
+            moments: of an optimizer, by what it has trained; those of `terms` are cut with their weights.
+
+        Returns:
+            The moments, as they fit the terms.
 
         Raises:
-            UserError: a term does not fit the models, or has to be adapted to a student whose plan is not known.
+            UserError: a term or moments do not fit the models, or a term has to be adapted to a student whose plan is
+                not known.
         """
         for term in self.terms:
             term.bind(self.student, teacher)
         adapting = [term for term in self.terms if type(term).restrict is not Term.restrict]
         if not adapting:
-            return
+            return moments
         if getattr(self.student, "plan", None) is None:
             _check_whole(self.student, [term.name for term in adapting if term.restricted_to is None])
         else:
             space, plan = planned_space(self.student)
             left = plan.read(space)
-            restrict_terms(adapting, left.indices("hidden"), left.layers_left())
+            dims, layers = left.indices("hidden"), left.layers_left()
+            if "terms" in moments:
+                moments = {**moments, "terms": restricted_moments(self.terms, moments["terms"], dims, layers)}
+            restrict_terms(adapting, dims, layers)
+        return moments
 
     def step(
         self,

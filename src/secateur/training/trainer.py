@@ -70,7 +70,7 @@ class PruningTrainer(EvaluatingTrainer):
         shrink: cut the model in place as units are removed, if the method allows it. When `train` returns, the model
             has its original shapes, with zeros where it was cut. The result is the same, and training is faster.
         refit: change weights at each removal, so that the units that are left make up for it (`running_refit`).
-        moments: the optimizer state of an earlier stage (`PruningTrainer.moments`) with which this one begins.
+        moments: of an earlier stage (`PruningTrainer.moments`); the model's as `cut_moments` cuts them, if it was cut.
         rows_seen: training rows that earlier stages have taken. The order of the rows continues after them, if they
             were of the same rows, which needs rows grouped by length.
         select: the metric by which the best evaluation is chosen, once the method has settled. Its weights are the
@@ -200,7 +200,7 @@ class PruningTrainer(EvaluatingTrainer):
             fast_attention(device),
             process_memory.keep_free_pages(),
         ):
-            self.loss.bind(self.teacher)
+            self.earlier_moments = self.loss.bind(self.teacher, {} if resume_from_checkpoint else self.earlier_moments)
             self.terms.to(device)
             self.finite.clear()
             self.free_pages = process_memory.FreePages()
