@@ -50,6 +50,13 @@ def test_the_best_are_those_that_no_other_beats_in_everything():
     assert replace(RESULT, trials=TRIALS[3:6]).best == []
 
 
+def test_a_grid_of_which_a_part_is_asked_for_says_how_many_combinations_it_has():
+    counts = "4 finished, 1 stopped, 1 failed, 1 unfinished"
+    assert f"asked for 8 trials: {counts}" in notes(RESULT)
+    assert f"asked for 8 of the 24 combinations of the grid: {counts}" in notes(replace(RESULT, combinations=24))
+    assert f"asked for 8 trials: {counts}" in notes(replace(RESULT, combinations=8))
+
+
 def test_the_table_has_every_trial_the_best_first():
     head, rows = table(RESULT)
     scores = "accuracy, held out", "speed-up, 8 x 128", "accuracy, 421 validation rows"

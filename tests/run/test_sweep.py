@@ -93,6 +93,24 @@ def test_the_same_command_trains_nothing_again_and_more_trials_go_on(file, swept
     assert [made.target.density for made in seen] == [0.4, 0.4]
 
 
+@pytest.mark.parametrize(
+    ("sampler", "trials", "total", "combinations"),
+    [("grid", None, 26, 26), ("grid", 20, 20, 26), ("grid", 99, 26, 26), ("random", None, 20, None)],
+)
+def test_a_grid_has_all_combinations_unless_fewer_are_asked_for(
+    file, tmp_path, monkeypatch, sampler, trials, total, combinations
+):
+    monkeypatch.setattr(checking.stage, "check", lambda context: None)
+    monkeypatch.setattr("secateur.run.sweep.worker._prepare_teacher", lambda context: None)
+    values = yaml.safe_load(file.read_text())
+    values["sweep"]["over"]["target.density"] = [round(0.3 + n / 50, 2) for n in range(13)]
+    values["sweep"]["sampler"] = sampler
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values))
+    worker = Worker.joined(read_sweep(tmp_path / "sweep.yaml", {}), tmp_path / "out", trials)
+    result = worker.result()
+    assert (worker.total, result.asked, result.combinations) == (total, total, combinations)
+
+
 def test_compare_reads_the_finished_trials(swept):
     folder, _ = swept
     runs = read([folder])

@@ -19,7 +19,14 @@ def sweep(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the sweep; a second worker names the same.")
     ],
-    trials: Annotated[int, typer.Option(help="Number of trials, of all workers together.", min=1)] = 20,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of trials, of all workers together.",
+            min=1,
+            show_default="20; of a grid all combinations",
+        ),
+    ] = None,
     workers: Annotated[
         int, typer.Option(help="Number of workers to start here, each a process with a part of the cores.", min=1)
     ] = 1,

@@ -23,7 +23,7 @@ def sweep(
     *,
     file: Path,
     output: Path,
-    trials: int,
+    trials: int | None,
     workers: int,
     storage: str | None,
     study: str | None,

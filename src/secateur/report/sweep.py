@@ -56,6 +56,7 @@ class SweepResult:
         teacher: the teacher's score on the validation rows; None if no trial is finished.
         importance: objective -> key -> the share of the variance that it explains; empty where there are too few
             trials.
+        combinations: number of all combinations of a grid; None for another sampler.
     """
 
     name: str
@@ -70,6 +71,7 @@ class SweepResult:
     shape: str = ""
     teacher: float | None = None
     importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    combinations: int | None = None
 
     @property
     def finished(self) -> list[SweepTrial]:

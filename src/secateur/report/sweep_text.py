@@ -97,7 +97,10 @@ def notes(result: SweepResult) -> list[str]:
     else:
         lines.append(f"trials are chosen by the {result.scored} on which they are reported, which flatters the best")
     counts = ", ".join(f"{result.count(state)} {state}" for state in (FINISHED, STOPPED, FAILED))
-    lines.append(f"asked for {quantity(result.asked, 'trial')}: {counts}, {result.unfinished} unfinished")
+    asked = quantity(result.asked, "trial")
+    if result.combinations is not None and result.combinations > result.asked:
+        asked = f"{result.asked:,} of the {quantity(result.combinations, 'combination')} of the grid"
+    lines.append(f"asked for {asked}: {counts}, {result.unfinished} unfinished")
     lines += [f"trial {trial.number} {trial.state}: {trial.why}" for trial in result.trials if trial.why]
     same = [f"{trial.number} as {trial.same_as}" for trial in result.trials if trial.same_as is not None]
     return (

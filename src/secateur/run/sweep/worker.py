@@ -24,6 +24,9 @@ from secateur.run.sweep.trial import run_trial
 from secateur.system import processes
 from secateur.system.errors import UserError
 
+TRIALS = 20
+"""Trials of a sweep that is asked for no number of them, unless it is a grid, which has them all."""
+
 log = logging.getLogger(__name__)
 
 
@@ -44,12 +47,13 @@ class Worker:
 
     @classmethod
     def joined(
-        cls, sweep: Sweep, folder: Path, trials: int, storage: str | None = None, name: str | None = None
+        cls, sweep: Sweep, folder: Path, trials: int | None, storage: str | None = None, name: str | None = None
     ) -> Worker:
         """Check everything, claim the folder and open the study; a teacher that is missing is trained, once.
 
         Args:
-            trials: the number of trials of all workers; of a grid at most all combinations are run.
+            trials: the number of trials of all workers, of a grid at most all combinations; None for all combinations
+                of a grid, and `TRIALS` of another sampler.
             storage: the URL of a database; by default an SQLite file in the folder.
             name: of the study; by default that of the folder.
 
@@ -62,7 +66,6 @@ class Worker:
         files.check_claim(folder, sweep)
         context = check(sweep, folder / files.TRIALS)
         less = list(_directions(sweep, context).values())
-        total = min(trials, len(sweep.grid)) if sweep.block.sampler == "grid" else trials
         all_trials = replace(context, folder=folder / files.TRIALS)
         begun_with.check(all_trials)
         with files.locked(folder):
@@ -71,7 +74,7 @@ class Worker:
             url, name = storage or sqlite_url(folder / files.STUDY), name or folder.resolve().name
             study = SweepStudy(url, name, sweep, less, begun_with.fingerprints(all_trials))
             _prepare_teacher(all_trials)
-        return cls(sweep, folder, study, context, total)
+        return cls(sweep, folder, study, context, _total(sweep, trials))
 
     def work(self) -> SweepResult:
         """Run trials until there are as many as asked for; then write the page.
@@ -118,11 +121,24 @@ class Worker:
             scored=scored,
             asked=self.total,
             sampler=self.sweep.block.sampler,
+            combinations=_combinations(self.sweep),
             trials=trials,
             shape=f"{batch} x {tokens}" if shapes else "",
             teacher=next((trial.result["teacher"] for trial in trials if "teacher" in trial.result), None),
             importance=self.study.importance(),
         )
+
+
+def _total(sweep: Sweep, trials: int | None) -> int:
+    """The number of trials of all workers."""
+    if (all_of_grid := _combinations(sweep)) is None:
+        return TRIALS if trials is None else trials
+    return all_of_grid if trials is None else min(trials, all_of_grid)
+
+
+def _combinations(sweep: Sweep) -> int | None:
+    """The number of all combinations of a grid; None for another sampler."""
+    return sweep.size if sweep.block.sampler == "grid" else None
 
 
 def outcome(result: SweepResult, trial: SweepTrial) -> str:
