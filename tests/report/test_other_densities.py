@@ -81,6 +81,29 @@ def test_scores_fall_with_the_density_between_teacher_and_chance_whatever_the_no
     assert all(0.5 <= one.low <= one.score <= one.high and one.score <= 0.9 for one in expected)
 
 
+@pytest.mark.parametrize(
+    ("reach", "expected"),
+    [((0.01, 0.33), [0.3, 0.2, 0.1, 0.03]), ((0.04, 1.0), [0.8, 0.6, 0.4, 0.3, 0.2, 0.1]), ((0.0, 0.05), [0.03])],
+)
+def test_densities_that_the_recipe_cannot_reach_are_left_out(reach, expected):
+    walk = Walk(0.05, 0.87, 0.9, (Point(0.3, 0.94), Point(0.05, 0.9)), 0.98)
+    everywhere = {one.density: one for one in predict(walk)}
+    assert predict(replace(walk, reach=reach)) == [everywhere[density] for density in expected]
+
+
+def in_rounds(ramp, layers=2):
+    """The made-up run with that number of layers, and its scores."""
+    return replace(WALKED, ramp=ramp, recipe=REPORT.recipe | {"target": {"density": 0.05, "layers": layers}})
+
+
+def test_a_run_in_rounds_predicts_runs_with_as_many_layers():
+    report = in_rounds(RAMP | {"reach": [0.02, 0.33]})
+    assert [one.density for one in predict(walk_of(report))] == [0.3, 0.2, 0.1, 0.03]
+    assert "of a run with this recipe and 2 layers at another density" in to_markdown(report)
+    assert "of a run with this recipe at another density" in to_markdown(WALKED)
+    assert "and 12 layers at" in to_markdown(replace(WALKED, depth={"layers": 12, "of": 12, "trials": [], "rows": 9}))
+
+
 def test_no_interval_of_a_fraction_goes_above_1():
     near = replace(true_walk(lambda density: 0.01, lambda density: 0.1), score=0.995, teacher=0.997, error=0.01)
     assert max(one.high for one in predict(near)) == 1
@@ -107,13 +130,23 @@ def test_a_ramp_that_lost_nothing_leaves_the_logarithm_alone():
 @pytest.mark.parametrize(
     "report",
     [
+        in_rounds(RAMP),
+        in_rounds(RAMP | {"reach": [0.04, 0.05]}),
         replace(WALKED, ramp=None),
         replace(WALKED, ramp=RAMP | {"points": RAMP["points"][:1]}),
         replace(WALKED, baseline=0.9),
         replace(WALKED, density=REPORT.density | {"prunable": 1.0}),
         replace(WALKED, greater_is_better=False),
     ],
-    ids=["no scores", "one score", "no teacher", "nothing removed", "less is better"],
+    ids=[
+        "scores of all rounds",
+        "nothing in reach",
+        "no scores",
+        "one score",
+        "no teacher",
+        "nothing removed",
+        "less is better",
+    ],
 )
 def test_nothing_is_shown_where_there_is_nothing_to_show(report):
     assert walk_of(report) is None and sentence(report) is None

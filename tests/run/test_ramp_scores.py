@@ -10,7 +10,7 @@ import pytest
 import torch
 from interrupted_runs import CopyAt, copy_of
 from safetensors.torch import load_file
-from small_world import WORDS, config, recipe_values, tokenizer
+from small_world import ROUNDS, WORDS, config, recipe_values, tokenizer
 from transformers import BertForSequenceClassification
 
 from secateur.measure.evaluation import scores_with_error
@@ -32,10 +32,14 @@ FASTER = {"target.density": None, "target.speedup": 2.0}
 @pytest.fixture(scope="module")
 def values(tmp_path_factory):
     """A recipe of 40 steps over 540 different texts, for a random model whose answers depend on the text."""
-    folder, drawn = tmp_path_factory.mktemp("world"), random.Random(0)
+    return recipe_of(tmp_path_factory.mktemp("world"))
+
+
+def recipe_of(folder, layers=2):
+    drawn = random.Random(0)
     torch.manual_seed(0)
-    labels = dict(enumerate(["bad", "good"]))
-    BertForSequenceClassification(config(num_labels=2, id2label=labels, initializer_range=0.6)).save_pretrained(folder)
+    head = {"num_labels": 2, "id2label": dict(enumerate(labels := ["bad", "good"]))}
+    BertForSequenceClassification(config(layers, **head, initializer_range=0.6)).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     with (folder / "data.csv").open("w", encoding="utf-8", newline="") as file:
         rows = [[" ".join(drawn.choices(WORDS[4:], k=9)), labels[number % 2]] for number in range(600)]
@@ -150,6 +154,30 @@ def test_an_interrupted_run_neither_loses_nor_repeats_scores(whole, values, tmp_
     assert resumed.ramp == report.ramp
     model, again = (load_file(place / "model" / "model.safetensors") for place in (folder, tmp_path / "run"))
     assert all(torch.equal(model[name], again[name]) for name in model)
+
+
+def test_a_run_in_rounds_is_scored_in_the_last_one(tmp_path):
+    """It begins at step 20.25; two of four layers are left before it, and an older version scored there, too."""
+    (tmp_path / "world").mkdir()
+    values = recipe_of(tmp_path / "world", layers=4) | ROUNDS | {"target.layers": 2}
+    report = pipeline.run(recipe.make(values), tmp_path / "run", [CopyAt(tmp_path / "run", tmp_path, ("prune", 17))])
+    steps, densities = zip(*((point["step"], point["density"]) for point in report.ramp["points"]), strict=True)
+    assert steps[0] == 21 and densities[0] == pytest.approx(0.5), "the layers have recovered"
+    assert len(steps) == 3 and densities[1] <= 0.4 and densities[2] == report.density["prunable"]
+    least, largest = report.ramp["reach"]
+    assert largest == pytest.approx(0.5) and 0 < least < 0.2
+    older = copy_of(tmp_path, "prune", 17)
+    ramp = json.loads((older / "ramp.json").read_text())
+    ramp["points"] = [{"step": 8, "density": 0.5, "score": 0.1, "standard_error": 0.1}]
+    del ramp["reach"]
+    (older / "ramp.json").write_text(json.dumps(ramp))
+    assert pipeline.run(recipe.make(values), older).ramp == report.ramp
+
+
+def test_the_lowest_density_in_reach_is_that_of_the_units(whole):
+    _, report, _ = whole
+    least, largest = report.ramp["reach"]
+    assert largest == 1.0 and least < report.density["prunable"]
 
 
 def test_the_log_has_the_scores_beside_what_training_logs_at_these_steps(whole):

@@ -15,8 +15,9 @@ of GRAIN on SST-2 and three of an embedding model (RESULTS.md), whose gaps have 
 `benchmarks/walk.py` measures the error of what is predicted.
 
 The interval spans POWER 0 (recovery leaves the same part at every density) to 2, and two standard errors of the model's
-score and of the ramp's on either side. Other assumptions: a run for another density has the same recipe, and the scores
-on held-out training rows and on the scored rows fall in proportion.
+score and of the ramp's on either side. Other assumptions: a run for another density has the same recipe, and keeps as
+many layers, and the scores on held-out training rows and on the scored rows fall in proportion. Nothing is predicted of
+densities that the recipe cannot reach.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Walk:
         points: scores on the held-out rows, the largest density first.
         held_out: the teacher's score on the held-out rows.
         constant: score of the best constant prediction on the scored rows; 0 if none is known.
+        reach: the lowest and the highest density that the recipe can reach.
     """
 
     density: float
@@ -68,6 +70,7 @@ class Walk:
     held_out: float
     error: float = 0.0
     constant: float = 0.0
+    reach: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -118,14 +121,21 @@ class Ramp:
 def predict(walk: Walk, densities: Sequence[float] = DENSITIES) -> list[Expected]:
     """The expected scores at other densities, by the law above.
 
-    Left out are the run's own density, and all but the largest of those below it, to which the law is extrapolated.
+    Left out are the run's own density, those out of reach, and all but the largest of those below the run's own, to
+    which the law is extrapolated.
 
     Args:
         densities: in (0, 1), the largest first.
     """
-    larger = [density for density in densities if density > walk.density * (1 + NEAR)]
-    lower = [density for density in densities if density < walk.density * (1 - NEAR)]
-    return [_expected(walk, Ramp.of(walk), density) for density in (*larger, *lower[:1])]
+    return [_expected(walk, Ramp.of(walk), density) for density in _others(walk, densities)]
+
+
+def _others(walk: Walk, densities: Sequence[float]) -> list[float]:
+    """The densities for which a score is predicted."""
+    least, largest = walk.reach
+    within = [density for density in densities if least <= density <= largest]
+    lower = [density for density in within if density < walk.density * (1 - NEAR)]
+    return [density for density in within if density > walk.density * (1 + NEAR)] + lower[:1]
 
 
 def _expected(walk: Walk, ramp: Ramp, density: float) -> Expected:
@@ -148,12 +158,17 @@ def _between(xs: Sequence[float], ys: Sequence[float], density: float) -> float:
 
 
 def walk_of(report: Report) -> Walk | None:
-    """The walk of a run; None for one without scores on its ramp, without a retention, or that removed nothing."""
+    """The walk of a run from which other densities are predicted.
+
+    None for one without scores on its ramp, without a retention, that removed nothing, or whose recipe reaches none of
+    `DENSITIES` beside its own. Of a run in rounds an older version has the scores of all rounds, which are no ramp.
+    """
     density, ramp = report.density["prunable"], report.ramp or {"points": []}
     points = tuple(_point(point) for point in ramp["points"] if point["density"] > 0)
-    if len(points) < 2 or report.retention is None or not 0 < density < 1:
+    of_all_rounds = "reach" not in ramp and report.recipe["target"].get("layers") is not None
+    if len(points) < 2 or report.retention is None or not 0 < density < 1 or of_all_rounds:
         return None
-    return Walk(
+    walk = Walk(
         density,
         report.scores[report.metric],
         report.teacher_scores[report.metric],
@@ -161,7 +176,9 @@ def walk_of(report: Report) -> Walk | None:
         ramp["teacher"],
         report.standard_error or 0.0,
         report.baseline or 0.0,
+        tuple(ramp.get("reach", (0.0, 1.0))),
     )
+    return walk if _others(walk, DENSITIES) else None
 
 
 def _point(values: Any) -> Point:

@@ -7,6 +7,7 @@ from secateur.report.html import Content, DataTable, Gallery, Notes, Picture, Se
 from secateur.report.other_densities import Expected, Walk, layer_bytes, predict, walk_of
 from secateur.report.report import Report
 from secateur.report.size_text import megabytes
+from secateur.system.quantities import quantity
 
 TITLE = "Other densities"
 
@@ -61,9 +62,10 @@ def _megabytes(report: Report, density: float) -> str:
 
 def _notes(report: Report) -> list[str]:
     """What is predicted, from what, and what is assumed."""
-    ramp = report.ramp or {}
+    ramp, layers = report.ramp or {}, (report.depth or report.recipe["target"]).get("layers")
+    recipe = "this recipe" if layers is None else f"this recipe and {quantity(layers, 'layer')}"
     return [
-        f"expected: {report.metric} on {report.scored_rows} of a run with this recipe at another density, without "
+        f"expected: {report.metric} on {report.scored_rows} of a run with {recipe} at another density, without "
         "having run it",
         f"from what the {ramp['metric']} of {ramp['rows']:,} held-out training rows lost at {len(ramp['points'])} "
         "densities while pruning, and from the part of it that this run's recovery left at its own density",

@@ -1,7 +1,9 @@
 """Scores while the density decreases, before recovery: of a few held-out training rows, at some densities.
 
-The report predicts from them what the run would have scored at other densities (`report/other_densities.py`). The rows
-are held out of the prune stage alone. `method.ramp_rows` says how many they are; `ramp.json` has the scores.
+The report predicts from them what the run would have scored at other densities (`report/other_densities.py`), of those
+that a run with the same recipe can have. The rows are held out of the prune stage alone. `method.ramp_rows` says how
+many they are; `ramp.json` has the scores. Of a run in rounds these are of the last one: the recovery that each other
+round has lies between its scores and those after it.
 """
 
 from __future__ import annotations
@@ -14,11 +16,16 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
+from secateur.budget.space import Space
 from secateur.measure.evaluation import in_order, scores_with_error, standard_error
 from secateur.methods.method import Method
 from secateur.run.context import Context
 from secateur.run.ramp_rows import RampRows
+from secateur.run.recipe import Recipe
 from secateur.run.records import FORMAT, RAMP
+from secateur.run.run_rounds import coarse_rounds, last_round, share_after
+from secateur.run.target import counted
+from secateur.run.training_arguments import steps_of_run
 from secateur.system import processes
 from secateur.training.trainer import PruningTrainer
 
@@ -26,7 +33,7 @@ PASSED = (0.6, 0.4, 0.2, 0.1, 0.05)
 """Densities at which the model is scored when it has passed them, besides the one at which the ramp ends."""
 NEAR = 1.1
 """Densities of `PASSED` that are not larger than this times the last one are left to the score at the end."""
-POINTS, ROWS, TEACHER = "points", "rows", "teacher"
+POINTS, ROWS, TEACHER, REACH = "points", "rows", "teacher", "reach"
 
 
 def begin(context: Context, rows: RampRows, teacher: PreTrainedModel) -> None:
@@ -40,6 +47,21 @@ def begin(context: Context, rows: RampRows, teacher: PreTrainedModel) -> None:
     processes.on_main(partial(FORMAT.write, context.folder / RAMP, record))
 
 
+def record_reach(context: Context, space: Space) -> None:
+    """Record between which densities a run with this recipe can end. All processes must call it.
+
+    Args:
+        space: of the student before it is pruned.
+    """
+    processes.on_main(lambda: FORMAT.merge(context.folder / RAMP, {REACH: _reach(context.recipe, space)}))
+
+
+def _reach(recipe: Recipe, space: Space) -> tuple[float, float]:
+    """The lowest density, and the highest: what is left by the rounds before the last one."""
+    counting = Space(space.model, *space.units, budget=counted(recipe.target), round_to=space.round_to)
+    return counting.floor(), share_after(coarse_rounds(recipe), counting)
+
+
 def reported(context: Context) -> dict[str, Any] | None:
     """The scores for the report; None for a run that has none."""
     record = _record(context.folder)
@@ -51,7 +73,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 class RampScores(TrainerCallback):
-    """Scores the model at the first log after the density has passed one of `PASSED`, and where the ramp ends.
+    """Scores the model at the first log of the last round after the density has passed one of `PASSED`, and at the end.
 
     A point is `{step, density, score, standard_error}`, with the prunable density of the masks. Points of steps after
     the checkpoint from which a training resumes are dropped, and scored again when it is there.
@@ -62,13 +84,17 @@ class RampScores(TrainerCallback):
         self.points: list[dict[str, Any]] = []
         last = context.recipe.target.densities or (0.0,)  # another amount to keep says nothing of the density
         self.to_pass = [density for density in PASSED if density > NEAR * last[-1]]
+        self.begin = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         earlier = processes.on_main(partial(_record, self.context.folder)).get(POINTS, [])
-        self.points = [point for point in earlier if point["step"] <= state.global_step]
+        self.begin = last_round(self.context.recipe) * steps_of_run(self.context)
+        self.points = [point for point in earlier if self.begin <= point["step"] <= state.global_step]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step % args.logging_steps == 0 and self._passed_one(density := self._density):
+        if state.global_step % args.logging_steps or state.global_step < self.begin:
+            return
+        if self._passed_one(density := self._density):
             due = control.should_log
             self._score(state.global_step, density)
             control.should_log = due  # which the log of the score has reset

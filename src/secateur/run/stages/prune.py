@@ -67,6 +67,7 @@ def _trainer(
     trainer = pruning_trainer(context, student, outputs, method, "prune", end=end, rows=ramp.others)
     trainer.add_callback(KeptUnitsFile(context.folder / "pruned.jsonl", method))
     if ramp.count:
+        ramp_scores.record_reach(context, method.space)
         trainer.add_callback(RampScores(context, ramp, trainer))
     return trainer
 
