@@ -1,17 +1,22 @@
 """Whole runs of the task `embedding`: from texts alone to a folder that sentence-transformers loads."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small_world import recipe_values, tokenizer, write_model, write_world
 
 from secateur.deploy.verify import verify_folder
 from secateur.measure.random_inputs import padded_inputs
 from secateur.report.report import Report
 from secateur.run import finished_runs, pipeline, recipe
+from secateur.run.begun_with import differing, fingerprints
 from secateur.run.compared_models import score_models
+from secateur.run.context import Context
 from secateur.run.run_data import RunData
+from secateur.run.vocabulary_data import data_of
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.opening import open_model, open_tokenizer
 from secateur.surgery.sentence.attach import attach_head, head_of
@@ -46,6 +51,20 @@ def run(world):
     changed = {"target.units": ["hidden", "ffn"], "target.output_dim": "teacher", "vocabulary": "task"}
     pipeline.run(made(world, **changed), world / "run")
     return world / "run"
+
+
+def test_a_run_keeps_to_the_reference_with_which_it_began(world, tmp_path):
+    """Scores of the teacher are kept, and later ones would be agreement with other vectors."""
+    reference = shutil.copytree(world / "model", tmp_path / "reference")
+    own = made(world, **{"data.options": {"reference": str(reference)}})
+    begun = fingerprints(Context(own, tmp_path / "run", data_of(own)))
+    weights = load_file(reference / "model.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, reference / "model.safetensors", {"format": "pt"})
+    now = fingerprints(Context(own, tmp_path / "run", data_of(own)))
+    assert differing(begun, now) == ["the weights of the reference"]
+    assert differing({"data": begun["data"]}, now) == [], "an older version recorded less"
+    plain = made(world)
+    assert fingerprints(Context(plain, tmp_path / "run", data_of(plain)))["reference"] is None
 
 
 def test_the_result_has_the_width_of_the_teacher_and_a_narrower_stream(run):

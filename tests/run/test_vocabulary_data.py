@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from interrupted_runs import CopyAt, copy_of
+from interrupted_runs import CopyAt, InterruptAt, copy_of
 from safetensors.torch import load_file
 from small_world import WORDS, recipe_values, write_data, write_model, write_pairs, write_world
 
@@ -136,9 +136,28 @@ def test_texts_that_changed_since_the_cut_are_refused(world, monkeypatch):
     own.write_text(own.read_text().replace("dull", "bad"))
     with pytest.raises(UserError, match="the data changed since the run"):
         pipeline.run(run, folder)
-    (folder / "fingerprint.json").unlink()  # as of an older version
+    begun = json.loads((folder / "fingerprint.json").read_text())
+    del begun["vocabulary"], begun["reference"]  # as of an older version, of these data
+    begun["data"] = data_of(run).task_as_read.fingerprint()
+    (folder / "fingerprint.json").write_text(json.dumps(begun))
     with pytest.raises(UserError, match=r"other pieces than the cut model in .*cut: start a new run"):
         pipeline.run(run, folder)
+
+
+def test_an_interrupted_pruning_does_not_go_on_with_other_texts(world, tmp_path):
+    """One word is replaced by another: as many pieces are kept, so that a checkpoint would load."""
+    more, folder = tmp_path / "more.txt", tmp_path / "run"
+    more.write_text("bad\n")
+    values = {"vocabulary.pieces": "task", "vocabulary.texts": [str(more)], "training.checkpoints": 2}
+    run = made(world, "classifier", **values)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(run, folder, [InterruptAt("prune", 13)])
+    more.write_text("good\n")
+    assert len(data_of(run).vocabulary) == 10
+    with pytest.raises(UserError, match=r"^the texts of the vocabulary, or the tokenizer, changed since the run in"):
+        pipeline.run(run, folder)
+    more.write_text("bad\nbad\n")
+    assert pipeline.run(run, folder).vocabulary["pieces"]["model"] == 10, "the same pieces"
 
 
 SMALL = {"vocabulary": "task", "target.embedding_rank": 4, "storage.embeddings": "int8", "storage.dtype": "bf16"}

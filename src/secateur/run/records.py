@@ -1,7 +1,7 @@
 """The small JSON files in which a run records what its later stages and its report need.
 
 RUN/versions.json    libraries and machine
-RUN/fingerprint.json what the run began with: fingerprints of its data and of the weights that its recipe names
+RUN/fingerprint.json what the run began with: fingerprints of its data, its weights and its vocabulary
 RUN/seconds.json     stage -> seconds
 RUN/memory.json      stage -> peak in bytes, by kind of memory; "run" is the peak over all stages and between them
 RUN/length.json      the steps that were decided, if the recipe gives minutes
