@@ -19,6 +19,7 @@ from secateur.run import finished_baselines, pipeline, recipe
 from secateur.run.baselines import BASELINES, int8, layers
 from secateur.run.baselines.layers import FirstLayers, LayerCuts, SpreadLayers, nearest_count
 from secateur.run.baselines.tfidf import fitted, logits_of
+from secateur.run.callbacks import Recorded
 from secateur.run.context import Context
 from secateur.run.finished_runs import read
 from secateur.run.run_comparison import compare
@@ -54,6 +55,25 @@ def lines(path):
 
 def rows_of(report):
     return {row["name"]: row for row in report.baselines["rows"]}
+
+
+def test_baselines_count_before_all_of_them_have_ended(values, tmp_path, monkeypatch):
+    """A process that is killed while it makes the second one writes nothing any more."""
+    made, seconds = recipe.make(values), []
+
+    def making(context, name):
+        seconds.append(context.accounting.seconds().get("baselines"))
+        if name == "second":
+            raise KeyboardInterrupt
+        (recorded,) = (one for one in context.callbacks if isinstance(one, Recorded))
+        recorded.on_log(None, None, None)  # of a training
+        seconds.append(context.accounting.seconds().get("baselines"))
+        return []
+
+    monkeypatch.setattr(baselines, "kept_or_made", making)
+    with pytest.raises(KeyboardInterrupt):
+        baselines.make(Context(made, tmp_path, RunData(made)), ("first", "second"))
+    assert seconds[0] is None and seconds[1] >= 0 and seconds[2] >= seconds[1]
 
 
 # Which layers

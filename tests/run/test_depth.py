@@ -15,6 +15,7 @@ from secateur.methods.rounds import CoarseRound
 from secateur.report.report_text import footnotes
 from secateur.report.trials_section import layers as section
 from secateur.run import pipeline, recipe, trials
+from secateur.run.accounting import Accounting
 from secateur.run.density_sweep import sweep
 from secateur.run.run_data import RunData
 from secateur.run.run_rounds import is_open, numbers_to_try, share_after, with_layers
@@ -153,6 +154,22 @@ def test_an_interrupted_choice_repeats_no_trial(values, whole, tmp_path, monkeyp
     report = pipeline.run(recipe.make(values), tmp_path / "run")
     assert len(calls) == 1 + len(report.depth["trials"])  # only that which was interrupted is repeated
     assert whole[1].depth == report.depth
+
+
+def test_trials_count_before_all_of_them_have_ended(values, tmp_path, monkeypatch):
+    """A process that is killed in the second trial writes nothing any more."""
+    seconds = []
+
+    def scored(*arguments):
+        seconds.append(Accounting(tmp_path / "run").seconds().get("depth"))
+        if len(seconds) == 2:
+            raise KeyboardInterrupt
+        return {"accuracy": 0.5}, 0.1
+
+    monkeypatch.setattr(trials, "scores_with_error", scored)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(recipe.make(values), tmp_path / "run")
+    assert None not in seconds and 0 <= seconds[0] <= seconds[1]
 
 
 def test_where_one_number_is_left_nothing_is_tried(values, tmp_path):

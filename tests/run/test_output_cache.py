@@ -16,8 +16,10 @@ from secateur.run.models import load_teacher, teacher_scores
 from secateur.run.output_cache import Decision, decide
 from secateur.run.run_data import RunData
 from secateur.run.stages import outputs
+from secateur.training import teacher_run
 from secateur.training.loss import TermLoss
 from secateur.training.teacher_cache import CachedTeacher
+from secateur.training.teacher_run import TeacherRun
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,21 @@ def context_of(world, folder, **changed):
 )
 def test_outputs_are_cached_where_the_limit_and_the_disk_allow(nbytes, limit_gb, free, cached, why):
     assert decide(nbytes, limit_gb, free) == Decision(cached, nbytes, why)
+
+
+def test_outputs_count_before_all_of_them_are_computed(world, tmp_path, monkeypatch):
+    """A process that is killed in between writes nothing any more."""
+    context, seconds = context_of(world, tmp_path), []
+    real = TeacherRun._run
+
+    def run(self, numbers):
+        seconds.append(context.accounting.seconds().get("cache"))
+        return real(self, numbers)
+
+    monkeypatch.setattr(teacher_run, "MOST_TOKENS", 16)
+    monkeypatch.setattr(TeacherRun, "_run", run)
+    outputs.outputs_of(context, load_teacher(context))
+    assert len(seconds) > 3 and seconds[0] is None and seconds[-1] >= 0
 
 
 def test_the_size_is_that_of_what_the_terms_read(world, tmp_path):

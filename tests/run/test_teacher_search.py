@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from secateur.report.report_text import footnotes
 from secateur.run import pipeline, recipe
+from secateur.run.accounting import Accounting
 from secateur.run.context import Context
 from secateur.run.models import untrained_teacher
 from secateur.run.run_data import RunData
@@ -168,6 +169,23 @@ def test_an_interrupted_search_repeats_no_trial(world, tmp_path, monkeypatch):
     assert len(calls) == 1 + len(how["trials"])
     monkeypatch.setattr(teacher, "scores_with_error", real)
     assert stage_of_teacher(made, tmp_path / "whole") == how
+
+
+def test_trials_count_before_all_of_them_have_ended(world, tmp_path, monkeypatch):
+    """A process that is killed in the second trial writes nothing any more."""
+    made = values(world, **{"training.teacher_learning_rate": 0.01, "training.teacher_steps": 32})
+    real, seconds = teacher.scores_with_error, []
+
+    def scored(*arguments):
+        seconds.append(Accounting(tmp_path / "run").seconds().get("teacher"))
+        if len(seconds) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(teacher, "scores_with_error", scored)
+    with pytest.raises(KeyboardInterrupt):
+        stage_of_teacher(made, tmp_path / "run")
+    assert None not in seconds and 0 <= seconds[0] <= seconds[1]
 
 
 @pytest.mark.parametrize(

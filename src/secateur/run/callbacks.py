@@ -43,7 +43,7 @@ class LogFile(TrainerCallback):
 class Recorded(TrainerCallback):
     """Records the time and memory of a stage when training logs, so that an attempt that is killed is counted.
 
-    A record is two files, so that logs of short steps are recorded once in `EVERY` seconds.
+    A record is two files, so that what is done more often is recorded once in `EVERY` seconds.
     """
 
     EVERY = 1.0
@@ -52,6 +52,10 @@ class Recorded(TrainerCallback):
         self.stopwatch, self.last = stopwatch, -math.inf
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.record()
+
+    def record(self) -> None:
+        """Record what was used until now, if the last record is old enough."""
         if time.monotonic() - self.last >= self.EVERY:
             self.last = time.monotonic()
             self.stopwatch.record()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import EvalPrediction, PreTrainedModel, PrinterCallback
 from transformers.integrations import TensorBoardCallback
 
 from secateur.measure.evaluation import in_order
+from secateur.run.accounting import Stopwatch
 from secateur.run.callbacks import LogFile, Recorded
 from secateur.run.context import Context
 from secateur.run.run_data import Rows, RunData, evaluation_task
@@ -99,6 +101,11 @@ def train(context: Context, trainer: PruningTrainer, stage: str) -> None:
     with context.accounting.stage(stage) as stopwatch:
         trainer.add_callback(Recorded(stopwatch))
         trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def recorded(context: Context, stopwatch: Stopwatch) -> Context:
+    """The context whose trainings, several in one stage, count to that while they run."""
+    return replace(context, callbacks=(*context.callbacks, Recorded(stopwatch)))
 
 
 def _evaluated(data: RunData, prediction: EvalPrediction) -> dict[str, float]:

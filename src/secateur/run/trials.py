@@ -17,12 +17,14 @@ from transformers import PreTrainedModel
 
 from secateur.measure.evaluation import scores_with_error
 from secateur.methods.method import Method
+from secateur.run.accounting import Stopwatch
 from secateur.run.calibration import calibrated_method
 from secateur.run.context import Context
 from secateur.run.models import load_teacher, new_student
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows
 from secateur.run.run_rounds import end_of_pruning
+from secateur.run.stage_trainer import recorded
 from secateur.run.stages.outputs import outputs_of
 from secateur.run.stages.prune import pruning_trainer
 from secateur.run.stages.recover import recovery_trainer
@@ -43,6 +45,7 @@ class Trials:
     Attributes:
         outputs: of the teacher, for the training rows for distillation.
         held_out, rows: the rows that are scored, and those that the trials are trained on.
+        stopwatch: of the stage to which the trials count, also those of an attempt that is killed in a later one.
     """
 
     context: Context
@@ -51,13 +54,15 @@ class Trials:
     outputs: PreTrainedModel | CachedTeacher
     held_out: Rows
     rows: Rows
+    stopwatch: Stopwatch
 
     @classmethod
-    def of(cls, context: Context, question: Question) -> Trials:
+    def of(cls, context: Context, question: Question, stopwatch: Stopwatch) -> Trials:
         """The trials of a run that has its teacher. All processes must call it."""
         teacher, data = load_teacher(context), context.data
         rows = data.without_held_out(data.distillation_rows)
-        return cls(context, question, teacher, outputs_of(context, teacher), data.held_out_rows, rows)
+        outputs = outputs_of(context, teacher)
+        return cls(recorded(context, stopwatch), question, teacher, outputs, data.held_out_rows, rows, stopwatch)
 
     def trial(self, value: float, recipe: Recipe, name: str) -> dict[str, Any]:
         """The record of a trial, with its score on the held-out rows. All processes must call it.
@@ -76,6 +81,7 @@ class Trials:
         record = {**tried, SCORE: trained[0], ERROR: trained[1]}
         log.info("%s: %s %.4f in a trial", name, self.context.data.task.of_training_rows().metric, record[SCORE])
         processes.on_main(partial(self.question.add, place, record, self.context.data.trial_count))
+        self.stopwatch.record()
         return record
 
     def _trained(self, trial: Context, value: float) -> tuple[float, float | None]:

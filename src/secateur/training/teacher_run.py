@@ -51,6 +51,7 @@ class TeacherRun:
         layers, target_layers: whose hidden states are kept; 0 is the embeddings.
         batch: rows of a batch at most.
         bf16: whether the teacher runs under autocast.
+        after_batch: is called when the outputs of a batch are written.
     """
 
     teacher: PreTrainedModel
@@ -62,6 +63,7 @@ class TeacherRun:
     target_layers: list[int]
     batch: int
     bf16: bool
+    after_batch: Callable[[], None] | None = None
 
     @classmethod
     def of(
@@ -136,6 +138,8 @@ class TeacherRun:
                 for name, block in (self._logits(*ran) | self._states(*ran)).items():
                     arrays[name][self._places(name, numbers)] = block
                     release_pages(arrays[name])
+                if self.after_batch is not None:
+                    self.after_batch()
 
     def _batches(self) -> Iterator[np.ndarray]:
         """The numbers of the rows of each batch, whose last row is its longest: fewer rows where they are long."""

@@ -14,6 +14,7 @@ from secateur.run.baselines.timing import PRUNED, TEACHER, timed
 from secateur.run.context import Context
 from secateur.run.models import load_teacher, teacher_scores
 from secateur.run.records import BASELINES, FORMAT
+from secateur.run.stage_trainer import recorded
 from secateur.system import process_memory, processes
 
 log = logging.getLogger(__name__)
@@ -38,14 +39,15 @@ def make(context: Context, names: Sequence[str]) -> None:
     Those of which the run has none are recorded with the reason.
     """
     rows, left_out = list[Row](), dict[str, str]()
-    with context.accounting.stage("baselines"):
+    with context.accounting.stage("baselines") as stopwatch:
         for name in names:
             process_memory.release()
             try:
-                rows += kept_or_made(context, name)
+                rows += kept_or_made(recorded(context, stopwatch), name)
             except LeftOut as error:
                 log.info("the baseline %s is left out: %s", name, error)
                 left_out[name] = str(error)
+            stopwatch.record()
         scores = teacher_scores(context, load_teacher(context.whole))
         processes.on_main(partial(_record, context, names, rows, left_out, scores[context.data.task.metric]))
 

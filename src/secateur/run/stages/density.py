@@ -42,8 +42,8 @@ def run(context: Context) -> None:
     Raises:
         UserError: the teacher has no score to keep.
     """
-    with context.accounting.stage("density"):
-        trials = Trials.of(context, QUESTION)
+    with context.accounting.stage("density") as stopwatch:
+        trials = Trials.of(context, QUESTION, stopwatch)
         goal = _goal(trials)
         goal.check(context.data.task.of_training_rows().metric)
         densities = processes.where_whole(

@@ -37,8 +37,8 @@ def done(context: Context) -> bool:
 
 def run(context: Context) -> None:
     """Try numbers of layers, unless there is but one, and write the choice. All processes must call it."""
-    with context.accounting.stage("depth"):
-        trials = Trials.of(context, QUESTION)
+    with context.accounting.stage("depth") as stopwatch:
+        trials = Trials.of(context, QUESTION, stopwatch)
         numbers, total = processes.where_whole(partial(_numbers, trials))
         greater = context.data.task.greater_is_better
         chosen = choice(_scored(trials, numbers, total), greater) if len(numbers) > 1 else numbers[-1]

@@ -7,11 +7,13 @@ on a disk that has filled, does not stop the run: from there on the teacher runs
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 
 from transformers import PreTrainedModel
 
 from secateur.run import output_cache
+from secateur.run.callbacks import Recorded
 from secateur.run.context import Context
 from secateur.run.models import load_teacher
 from secateur.run.output_cache import teacher_run
@@ -46,8 +48,9 @@ def outputs_of(context: Context, teacher: PreTrainedModel) -> PreTrainedModel | 
     if not context.recipe.distillation.cache:
         return teacher
     try:
-        with context.accounting.stage("cache"):
+        with context.accounting.stage("cache") as stopwatch:
             run = teacher_run(context, teacher, context.data.distillation_rows)
+            run = replace(run, after_batch=Recorded(stopwatch).record)
             key = processes.where_whole(run.key)
             return processes.main_first(partial(_cached, context, run, key))
     except NewerVersion:

@@ -16,11 +16,12 @@ from typing import Any
 from transformers import PreTrainedModel, set_seed
 
 from secateur.measure.evaluation import scores_with_error
+from secateur.run.accounting import Stopwatch
 from secateur.run.context import Context
 from secateur.run.models import teacher_name, untrained_teacher
 from secateur.run.records import TEACHER
 from secateur.run.run_data import Rows
-from secateur.run.stage_trainer import stage_trainer, train
+from secateur.run.stage_trainer import recorded, stage_trainer, train
 from secateur.run.teacher_check import warn_of_score
 from secateur.run.teacher_search import PARTS, Setting, TeacherSearch
 from secateur.run.training_arguments import first_teacher_rate, steps_of_teacher
@@ -46,8 +47,8 @@ def done(context: Context) -> bool:
 def run(context: Context) -> None:
     """Fine-tune the model with its whole vocabulary, and save it as the teacher."""
     context = context.whole
-    with context.accounting.stage("teacher"):
-        setting = chosen(context)
+    with context.accounting.stage("teacher") as stopwatch:
+        setting = chosen(context, stopwatch)
     process_memory.release()
     model = new_model(context)
     trainer = _trainer(context, model, "teacher-training", setting, context.data.train_rows)
@@ -68,8 +69,12 @@ def new_model(context: Context) -> PreTrainedModel:
     return untrained_teacher(context)
 
 
-def chosen(context: Context) -> Setting:
-    """The setting of the training, which is recorded: that of the recipe, or that of a search."""
+def chosen(context: Context, stopwatch: Stopwatch) -> Setting:
+    """The setting of the training, which is recorded: that of the recipe, or that of a search.
+
+    Args:
+        stopwatch: to which the trials count.
+    """
     recipe = context.recipe.training
     steps, rate = steps_of_teacher(context), first_teacher_rate(context)
     open_rate, open_length = recipe.teacher_learning_rate is None, steps is None
@@ -78,7 +83,7 @@ def chosen(context: Context) -> Setting:
         best = Setting(rate, steps or max(1, recipe.teacher_steps // 2))
     else:
         search = TeacherSearch(
-            first, partial(_score, context), recipe.teacher_steps, context.data.task.greater_is_better
+            first, partial(_score, context, stopwatch), recipe.teacher_steps, context.data.task.greater_is_better
         )
         if open_rate:
             search.choose_rate()
@@ -87,7 +92,7 @@ def chosen(context: Context) -> Setting:
     return best
 
 
-def _score(context: Context, setting: Setting) -> tuple[float, float]:
+def _score(context: Context, stopwatch: Stopwatch, setting: Setting) -> tuple[float, float]:
     """The score of a model that is trained by a setting, on the held-out rows, and the standard error of that.
 
     All processes must call it.
@@ -97,7 +102,7 @@ def _score(context: Context, setting: Setting) -> tuple[float, float]:
         return earlier[SCORE], earlier[ERROR] or 0.0
     process_memory.release()
     data, model = context.data, new_model(context)
-    trial = replace(context, recipe=short(context.recipe, setting.steps))
+    trial = replace(recorded(context, stopwatch), recipe=short(context.recipe, setting.steps))
     _trainer(trial, model, TRIAL, setting, data.without_held_out(data.train_rows)).train()
     scores, error = scores_with_error(model, data.task, data.held_out_rows, data.tokenizer)
     score = scores[data.task.metric]
@@ -107,6 +112,7 @@ def _score(context: Context, setting: Setting) -> tuple[float, float]:
     )
     record = setting.to_dict() | {SCORE: score, ERROR: error}
     processes.on_main(partial(RECORD.add, _folder(context), record, data.trial_count))
+    stopwatch.record()
     return score, error or 0.0
 
 
