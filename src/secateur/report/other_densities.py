@@ -165,7 +165,7 @@ def walk_of(report: Report) -> Walk | None:
     """
     density, ramp = report.density["prunable"], report.ramp or {"points": []}
     points = tuple(_point(point) for point in ramp["points"] if point["density"] > 0)
-    of_all_rounds = "reach" not in ramp and report.recipe["target"].get("layers") is not None
+    of_all_rounds = "reach" not in ramp and report.recipe.get("target", {}).get("layers") is not None
     if len(points) < 2 or report.retention is None or not 0 < density < 1 or of_all_rounds:
         return None
     walk = Walk(

@@ -62,7 +62,7 @@ def _megabytes(report: Report, density: float) -> str:
 
 def _notes(report: Report) -> list[str]:
     """What is predicted, from what, and what is assumed."""
-    ramp, layers = report.ramp or {}, (report.depth or report.recipe["target"]).get("layers")
+    ramp, layers = report.ramp or {}, (report.depth or report.recipe.get("target", {})).get("layers")
     recipe = "this recipe" if layers is None else f"this recipe and {quantity(layers, 'layer')}"
     return [
         f"expected: {report.metric} on {report.scored_rows} of a run with {recipe} at another density, without "
