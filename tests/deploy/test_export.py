@@ -92,6 +92,14 @@ def test_a_smaller_dtype_is_close(small, dtype, suffix, tmp_path):
     assert opened(exported.path).dtype == dtype
 
 
+@pytest.mark.parametrize(("dtype", "suffix"), BOUNDS)
+def test_vectors_of_a_smaller_dtype_are_close(dtype, suffix, tmp_path):
+    model = tiny("bert", "Sentence", dtype=torch.float32)
+    exported = export(model, tmp_path / f"model{suffix}", dtype=dtype)
+    assert exported.facts.outputs == ("sentence_embedding",)
+    assert 0 < exported.difference < BOUNDS[dtype, suffix] * exported.scale
+
+
 @pytest.mark.parametrize(("dtype", "suffix"), [("fp16", ".onnx"), ("int8", ".onnx")])
 @pytest.mark.parametrize("kind", ["modernbert", "deberta-v2"])
 def test_a_smaller_dtype_is_close_with_positions_in_the_attention(kind, dtype, suffix, tmp_path):

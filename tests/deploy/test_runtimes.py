@@ -57,6 +57,12 @@ def test_bf16_is_close_to_fp32_but_differs(small, runtime):
     assert 1e-5 * scale < found < 0.05 * scale
 
 
+def test_vectors_in_bf16_are_close_to_those_in_fp32():
+    model = tiny("bert", "Sentence", dtype=torch.float32, num_hidden_layers=1)
+    found, scale = difference(runner(model, "pytorch", "bf16"), model, [inputs(model)])
+    assert 1e-5 * scale < found < 0.05 * scale
+
+
 def test_openvino_runs_fp32_in_fp32(small):
     """Its own choice on a processor with bf16 would be bf16."""
     assert close(runner(small, "openvino"), small, inputs(small))

@@ -75,6 +75,16 @@ def test_vectors_have_length_one_after_the_layers():
     assert found.shape == (3, 20) and head_of(model).size == 20
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_vectors_of_a_model_in_16_bits_are_in_float32(dtype):
+    whole, batch = with_head(dtype=torch.float32), inputs(tiny("bert"))
+    half = with_head(dtype=torch.float32).to(dtype)
+    found = vectors(half, batch)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, vectors(whole, batch), rtol=0, atol=0.05)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+
+
 @pytest.mark.parametrize("dense", [True, False], ids=["dense", "pooled"])
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_a_model_with_a_head_is_saved_and_loaded_with_it(kind, dense, tmp_path):

@@ -52,7 +52,8 @@ class Dense(nn.Module):
         return layer
 
     def forward(self, vectors: Tensor) -> Tensor:
-        return self.activation(self.linear(vectors))
+        """Of vectors in any type, and in it; the product is computed in the type of the weights."""
+        return self.activation(self.linear(vectors.to(self.linear.weight.dtype)).to(vectors.dtype))
 
     def with_inputs(self, size: int) -> Dense:
         """A layer of the same kind with that many inputs, whose weights are not those of this one."""
