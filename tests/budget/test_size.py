@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from space_world import bert
-from tiny_models import LEADING, UNIT_SETS, random_masks, tiny
+from tiny_models import LEADING, SENTENCES, UNIT_SETS, random_masks, tiny
 
 from secateur.budget.amounts import byte_count
 from secateur.budget.size import (
@@ -80,6 +80,22 @@ def test_int8_rows_and_16_bits_count_as_they_are_stored(which, rank, tmp_path):
     tensors = planned_tensors(space, plan, Storage(torch.bfloat16, int8_rows=True))
     assert {name: tensor.bytes for name, tensor in tensors.items()} == tensor_bytes(tmp_path)
     assert file_bytes(tensors) == disk_bytes(tmp_path)
+    assert parts(space, tensors) == stored_parts(tmp_path, small)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("which", SENTENCES[:2])
+def test_the_layers_of_a_sentence_head_count_in_files_of_their_own(which, dtype, tmp_path):
+    model = tiny(*which, dtype=torch.float32)
+    space = Space(model, "hidden", "ffn")
+    plan = Plan.of(space, random_masks(space))
+    small, storage = cut(model, plan), Storage(dtype)
+    save(small, tmp_path, store={torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype])
+    tensors = planned_tensors(space, plan, storage)
+    assert {name: tensor.bytes for name, tensor in tensors.items()} == tensor_bytes(tmp_path)
+    files = [path.stat().st_size for path in tmp_path.rglob("*.safetensors")]
+    assert len(files) == 2 and sum(files) == disk_bytes(tmp_path) == file_bytes(tensors)
+    assert kept_bytes(space, plan.kept, storage) == planned_bytes(space, plan, storage) == disk_bytes(tmp_path)
     assert parts(space, tensors) == stored_parts(tmp_path, small)
 
 

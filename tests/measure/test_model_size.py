@@ -3,10 +3,11 @@
 import pytest
 import torch
 from made_up_run import write_model
-from tiny_models import ARCHITECTURES, MODELS, of_images, tiny
+from tiny_models import ARCHITECTURES, MODELS, of_images, tiny, with_sentence_head
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from secateur.budget.space import Space
+from secateur.measure.inspection import inspect, with_stored_bytes
 from secateur.measure.model_size import (
     dense_parts,
     disk_bytes,
@@ -72,6 +73,22 @@ def test_the_parts_of_a_compact_folder_are_its_file_without_the_header(tmp_path)
     parts = stored_parts(tmp_path, load(tmp_path))
     assert sum(parts.values()) == disk_bytes(tmp_path) - 8 - header == sum(tensor_bytes(tmp_path).values())
     assert parts == dense_parts(load(tmp_path))
+
+
+@pytest.mark.parametrize(("store", "number"), [("fp32", 4), ("bf16", 2)])
+def test_the_layers_of_a_sentence_head_are_a_part_of_its_folder(store, number, tmp_path):
+    bare, model = (tiny("bert", "Model", dtype=torch.float32) for _ in range(2))
+    with_sentence_head(model)
+    for name, saved in (("bare", bare), ("sentence", model)):
+        save(saved, tmp_path / name, store=store)
+    of_bare, found = stored_parts(tmp_path / "bare", bare), stored_parts(tmp_path / "sentence", model)
+    width = model.config.hidden_size
+    assert found == of_bare | {"head": of_bare["head"] + number * (20 * width + 20)}
+    assert sum(found.values()) * 4 == number * sum(dense_parts(model).values())
+    assert with_stored_bytes(inspect(model), model, tmp_path / "sentence").bytes == found
+    assert disk_bytes(tmp_path / "sentence") == sum(
+        p.stat().st_size for p in tmp_path.rglob("sentence/**/*.safetensors")
+    )
 
 
 def test_a_family_without_a_table_has_no_parts():

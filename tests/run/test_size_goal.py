@@ -53,6 +53,17 @@ def test_a_cut_is_as_large_as_asked_for(dense, tmp_path, units):
     assert Plan.from_dict(plan, dense).to_dict(Space(dense, *units)) == plan
 
 
+def test_a_cut_with_a_sentence_head_is_as_large_as_asked_for_in_16_bits(tmp_path):
+    model = tiny("bert", "Sentence", dtype=torch.float32)
+    small, _ = cut_without_training(
+        model, target(30_000, "hidden", "head", "ffn"), MAGNITUDE, storage=StorageRecipe(dtype="bf16")
+    )
+    save(small, tmp_path, store="bf16")
+    files = [path.stat().st_size for path in tmp_path.rglob("*.safetensors")]
+    assert len(files) == 2 and 27_000 < sum(files) <= 30_000
+    assert load(tmp_path).plan["size"] == {"asked_bytes": 30_000, "bytes": sum(files)}
+
+
 def test_factorised_embeddings_leave_more_of_the_layers(dense):
     whole, thin = (
         cut_without_training(dense, target(60_000, **keys), MAGNITUDE)[0] for keys in ({}, {"embedding_rank": 4})

@@ -22,6 +22,7 @@ from secateur.surgery.opening import auto_class_opened, open_encoder, open_model
 from secateur.surgery.sentence.attach import attach_head, head_of
 from secateur.surgery.sentence.folder import read_head, read_settings, write_head
 from secateur.surgery.sentence.head import POOLINGS, Dense, SentenceHead, Settings
+from secateur.surgery.storage import STORED, as_stored
 from secateur.surgery.uncut import planned_structure
 from secateur.system.compat.trainer import HookedTrainer
 from secateur.system.errors import UserError
@@ -101,17 +102,22 @@ def test_a_model_with_a_head_is_saved_and_loaded_with_it(kind, dense, tmp_path):
     assert torch.equal(vectors(load(tmp_path / "small"), batch), vectors(one, batch))
 
 
-def test_sentence_transformers_loads_a_folder_with_the_same_vectors(tmp_path):
+@pytest.mark.parametrize("store", STORED)
+def test_sentence_transformers_loads_a_folder_with_the_same_vectors(store, tmp_path):
     library = pytest.importorskip("sentence_transformers")
     model = open_model(write_model(tmp_path / "encoder"))
     attach_head(model, head_for(model))
     texts = ["good film and book", "a Dull film"]
     for name, saved in (("dense", model), ("small", small(model, "hidden", "ffn", "qk"))):
-        save(saved, tmp_path / name, tokenizer=tokenizer())
+        saved = as_stored(saved, dtype=store)
+        save(saved, tmp_path / name, tokenizer=tokenizer(), store=store)
+        types = {tensor.dtype for tensor in load_file(tmp_path / name / "2_Dense" / "model.safetensors").values()}
+        assert types == {STORED[store]}
         theirs = library.SentenceTransformer(str(tmp_path / name), trust_remote_code=True, device="cpu")
         assert theirs.prompts["query"] == "query: " and theirs.max_seq_length == 24
         batch = tokenizer()([f"query: {text}".lower() for text in texts], padding=True, return_tensors="pt")
         torch.testing.assert_close(torch.from_numpy(theirs.encode(texts)), vectors(saved, batch), rtol=1e-5, atol=1e-6)
+        assert torch.equal(vectors(open_model(tmp_path / name), batch), vectors(saved, batch))
 
 
 @pytest.mark.parametrize("poolings", [("cls", "mean"), ("mean", "cls"), ("lasttoken", "max", "mean")], ids=str)
@@ -242,6 +248,23 @@ def test_save_pretrained_and_a_trainer_write_the_head_and_its_files(dense, tmp_p
             weights = load_file(tmp_path / name / place / "model.safetensors")
             assert not any(key.startswith("sentence_head") for key in weights)
     assert torch.equal(vectors(load(tmp_path / "small" / "own"), batch), vectors(saved, batch))
+
+
+def test_save_pretrained_writes_the_weights_of_the_head_that_it_is_given(tmp_path):
+    model = with_head("bert", torch.float32)
+    state = {name: 2 * tensor for name, tensor in model.state_dict().items()}
+    model.save_pretrained(tmp_path, state_dict=state)
+    written = load_file(tmp_path / "2_Dense" / "model.safetensors")
+    assert torch.equal(written["linear.weight"], state["sentence_head.dense.0.linear.weight"])
+
+
+def test_weights_of_a_head_that_are_not_finite_are_refused(tmp_path):
+    model = small(with_head("bert", torch.float32), "ffn")
+    with torch.no_grad():
+        head_of(model).dense[0].linear.bias[3] = float("nan")
+    save(model, tmp_path)
+    with pytest.raises(UserError, match=r"2_Dense/model\.safetensors is damaged: linear\.bias holds values that are"):
+        load(tmp_path)
 
 
 def test_a_checkpoint_of_a_trainer_has_the_weights_of_the_head_among_the_others(tmp_path):

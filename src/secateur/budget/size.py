@@ -2,7 +2,8 @@
 
 The count follows from the table of axes as the cut does (`surgery.cut_structure`): all tensors with their names and
 shapes, heads padded to the widths of their buckets, word embeddings in int8 if they are stored so, and the header of a
-file of safetensors. A test compares it with the files of all families.
+file of safetensors. The linear layers of a sentence head, which have files of their own, count with the others. A test
+compares it with the files of all families.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from secateur.budget.parameters import Ranking, longest_prefix
 from secateur.budget.space import Space
 from secateur.structure.architecture import VOCABULARIES, Embedding, Linear, Norm
 from secateur.structure.axis_table import Parameter
+from secateur.structure.binding import SENTENCE_LAYER
 from secateur.structure.head_buckets import Layout
 from secateur.structure.layouts import cheapest_layouts
 from secateur.structure.model_parts import by_part
@@ -230,6 +232,16 @@ def _buffer(buffer: Tensor, storage: Storage) -> StoredTensor:
 
 
 def file_bytes(tensors: Tensors) -> int:
+    """Bytes of the file that has these tensors, and of those of the linear layers of a sentence head among them."""
+    files: dict[str, dict[str, StoredTensor]] = {}
+    for name, tensor in tensors.items():
+        layer = SENTENCE_LAYER.match(name)
+        prefix = layer[0] if layer else ""
+        files.setdefault(prefix, {})[name.removeprefix(prefix)] = tensor
+    return sum(_one_file(own) for own in files.values())
+
+
+def _one_file(tensors: Tensors) -> int:
     """Bytes of a file of safetensors: a length of 8 bytes, the header, padded to a multiple of 8, and the tensors."""
     order, offset = list(NAMES), 0
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}

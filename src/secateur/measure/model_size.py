@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from secateur.structure.architecture import Linear
 from secateur.structure.axis_table import AxisTable
 from secateur.structure.binding import bind
 from secateur.structure.model_parts import by_part
+from secateur.surgery.model_files import weight_files
 from secateur.surgery.uncut import planned_space
 from secateur.surgery.word_embeddings import quantised_tables
 from secateur.system.errors import UserError
@@ -33,7 +33,7 @@ def _numbers(model: PreTrainedModel) -> dict[str, int]:
 
 
 def disk_bytes(folder: str | Path) -> int:
-    """Bytes of the weights in `folder`: the sum over its *.safetensors files.
+    """Bytes of the weights in `folder`: the sum over its *.safetensors files, those of a sentence head too.
 
     Raises:
         UserError: `folder` holds no such file.
@@ -72,15 +72,14 @@ def table_of(model: PreTrainedModel) -> AxisTable | None:
 
 
 def tensor_bytes(folder: str | Path) -> dict[str, int]:
-    """Name -> bytes of every tensor in the *.safetensors files of a folder.
+    """Name in the model -> bytes of every tensor in the *.safetensors files of a folder.
 
     Raises:
         UserError: `folder` holds no such file.
     """
-    headers: dict[str, Any] = {}
-    for file in _weight_files(folder):
-        headers.update(_header(file))
-    offsets: Mapping[str, list[int]] = {name: entry["data_offsets"] for name, entry in headers.items()}
+    offsets: dict[str, list[int]] = {}
+    for file, prefix in _weight_files(folder).items():
+        offsets |= {prefix + name: entry["data_offsets"] for name, entry in _header(file).items()}
     return {name: end - begin for name, (begin, end) in offsets.items()}
 
 
@@ -92,8 +91,8 @@ def _header(file: Path) -> dict[str, Any]:
     return header
 
 
-def _weight_files(folder: str | Path) -> list[Path]:
-    files = sorted(Path(folder).glob("*.safetensors"))
+def _weight_files(folder: str | Path) -> dict[Path, str]:
+    files = weight_files(Path(folder))
     if not files:
         raise UserError(f"expected a model folder with *.safetensors files, got {folder}: give a saved model's folder")
     return files

@@ -6,6 +6,7 @@ error and not left out, because a count that misses parameters is wrong without 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +30,8 @@ from secateur.system.errors import UserError
 
 SENTENCE_HEAD = "sentence_head"
 """The submodule of an encoder that makes one vector of the states of all tokens (`surgery.sentence`)."""
+SENTENCE_LAYER = re.compile(rf"{SENTENCE_HEAD}\.dense\.\d+\.")
+"""What the names of the tensors of one of its linear layers begin with, which have a file of their own in a folder."""
 Modules = Mapping[str, nn.Module]
 _Labelled = tuple[str, tuple[Axis, ...], tuple[int, ...]]
 """The name of a tensor, its axes and its shape."""

@@ -24,9 +24,9 @@ from secateur.structure.binding import check_family
 from secateur.surgery import compact
 from secateur.surgery.auto_classes import auto_class_of
 from secateur.surgery.hub import local_folder
-from secateur.surgery.model_files import copy_card, copy_tokenizer, is_kept
+from secateur.surgery.model_files import copy_card, copy_tokenizer, is_kept, weight_files
 from secateur.surgery.schema import Structure
-from secateur.surgery.sentence.attach import attach_head, head_of, without_head
+from secateur.surgery.sentence.attach import attach_head, head_of, of_head, without_head
 from secateur.surgery.sentence.folder import read_head, write_head
 from secateur.surgery.storage import stored_state
 from secateur.surgery.uncut import planned_structure
@@ -68,17 +68,17 @@ def save(
     Raises:
         UserError: the folder cannot be written; its previous content is unchanged.
     """
-    folder, state, head = Path(folder), None if store is None else stored_state(model, store), head_of(model)
-    if head is not None:
-        state = without_head(model.state_dict() if state is None else state)
+    folder, head = Path(folder), head_of(model)
+    state = model.state_dict() if store is None else stored_state(model, store)
     keep = None if replace else is_kept(folder, new_tokenizer=tokenizer is not None)
     with atomic_folder(folder, SafetensorError, keep=keep) as partial:
         if card is None and not replace:
             copy_card(folder, partial)
-        type(model).save_pretrained(model, partial, state_dict=state)  # of a model with a head its own writes both
+        # The method of a model with a head writes the head too.
+        type(model).save_pretrained(model, partial, state_dict=without_head(state))
         own = {path.name for path in partial.iterdir()}
         if head is not None:
-            write_head(head, partial)
+            write_head(head, partial, of_head(state))
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
         elif not replace:
@@ -228,7 +228,7 @@ def check_weights(folder: Path, layers: Any) -> None:
         UserError: no weights, a damaged file, or a config with more layers than tensors, which would take too long to
             build.
     """
-    files, tensor_count = sorted(folder.glob("*.safetensors")), 0
+    files, tensor_count = weight_files(folder), 0
     if not files:
         raise UserError(f"{folder} has no model.safetensors: expected a folder written by save_pretrained")
     for file in files:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 
 from secateur.surgery import compact
 from secateur.surgery.compact.integrity import CARD, CONFIG, GENERATION
-from secateur.surgery.sentence.folder import FILES, FOLLOWING
+from secateur.surgery.sentence.folder import FILES, FOLLOWING, dense_files
 
 WEIGHTS = re.compile(r"(?:pytorch_)?model(?:-\d{5}-of-\d{5})?\.(?:safetensors|bin)(?:\.index\.json)?")
 """Names of weights, of their shards and of the index of these, those in a pickle too, as transformers writes them."""
@@ -50,6 +50,16 @@ def is_kept(folder: Path, *, new_tokenizer: bool) -> Callable[[PurePath], bool]:
         return not ((of_model and model) or (of_tokenizer and name in OF_TOKENIZER))
 
     return kept
+
+
+def weight_files(folder: Path) -> dict[Path, str]:
+    """The files of safetensors of a folder's model -> what the names of their tensors begin with in the model.
+
+    They are the file or the shards at the top, and those of the linear layers of a sentence head; none without the
+    former.
+    """
+    files = dict.fromkeys(sorted(folder.glob("*.safetensors")), "")
+    return files | dense_files(folder) if files else {}
 
 
 def copy_card(folder: Path, other: Path) -> None:

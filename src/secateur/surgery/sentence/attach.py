@@ -79,6 +79,11 @@ def without_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if not is_of_head(name)}
 
 
+def of_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a model's state that is its sentence head's, by the names in the head."""
+    return {name.removeprefix(f"{SENTENCE_HEAD}."): tensor for name, tensor in state.items() if is_of_head(name)}
+
+
 def _embed(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: Any) -> SentenceOutput:
     """The forward hook of a model with a head."""
     states = outputs[0]
@@ -112,6 +117,7 @@ def _save(
             "save_pretrained(push_to_hub=True) uploads before the sentence head is written: call push_to_hub of the "
             "model, or publish a folder that secateur.save wrote"
         )
-    save(without_head(model.state_dict() if state_dict is None else state_dict), **kwargs)
+    state = model.state_dict() if state_dict is None else state_dict
+    save(without_head(state), **kwargs)
     if is_main_process:
-        write_head(model.get_submodule(SENTENCE_HEAD), Path(save_directory))
+        write_head(model.get_submodule(SENTENCE_HEAD), Path(save_directory), of_head(state))

@@ -19,14 +19,17 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
+from secateur.structure.binding import SENTENCE_HEAD
 from secateur.surgery.hub import file_of
 from secateur.surgery.sentence.head import POOLINGS, Dense, SentenceHead, Settings
 from secateur.system.errors import UserError, as_user_error
 from secateur.system.files import read_json
 
 MODULES, OVERALL, ENCODER = "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"
+WEIGHTS = "model.safetensors"
+"""The file of the weights of a Dense, in its folder."""
 OLD_ENCODERS = tuple(
     f"sentence_{family}_config.json"
     for family in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -114,8 +117,24 @@ def read_settings(name: str | Path) -> Settings:
     )
 
 
-def write_head(head: SentenceHead, folder: Path) -> list[str]:
-    """Write the files of a head beside the encoder in a folder, and return the names of those at the top of it."""
+def dense_files(folder: Path) -> dict[Path, str]:
+    """The weights of the linear layers of a folder's head -> what the names of their tensors begin with in the model.
+
+    Raises:
+        UserError: modules.json is damaged.
+    """
+    modules = [one for one in _json(folder, MODULES) or () if isinstance(one, dict)]
+    places = [PurePath(str(one.get("path"))).name for one in modules if str(one.get("type")).endswith(".Dense")]
+    files = {folder / place / WEIGHTS: f"{SENTENCE_HEAD}.dense.{number}." for number, place in enumerate(places)}
+    return {file: prefix for file, prefix in files.items() if file.is_file()}
+
+
+def write_head(head: SentenceHead, folder: Path, state: Mapping[str, Tensor] | None = None) -> list[str]:
+    """Write the files of a head beside the encoder in a folder, and return the names of those at the top of it.
+
+    Args:
+        state: the tensors that are written, by their names in the head; None for its own.
+    """
     places = list(_places(head))
     modules = [
         {"idx": number, "name": str(number), "path": place, "type": TYPE + kind}
@@ -125,13 +144,14 @@ def write_head(head: SentenceHead, folder: Path) -> list[str]:
     _write(folder / OVERALL, _overall(head.settings))
     longest = {} if head.settings.max_length is None else {"max_seq_length": head.settings.max_length}
     _write(folder / ENCODER, longest | {"do_lower_case": head.settings.lower_case})
-    layers = iter(head.dense)
+    layers, state = iter(enumerate(head.dense)), head.state_dict() if state is None else state
     for kind, place in places[1:]:
         (folder / place).mkdir(exist_ok=True)
         if kind == "Pooling":
             _write(folder / place / "config.json", _pooling(head))
         elif kind == "Dense":
-            _write_dense(next(layers), folder / place)
+            number, layer = next(layers)
+            _write_dense(layer, _below(f"dense.{number}.", state), folder / place)
     return [MODULES, OVERALL, ENCODER]
 
 
@@ -157,7 +177,11 @@ def _overall(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _write_dense(layer: Any, folder: Path) -> None:
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _write_dense(layer: Any, state: Mapping[str, Tensor], folder: Path) -> None:
     linear: nn.Linear = layer.linear
     names = {kind: name for name, kind in ACTIVATIONS.items()}
     config = {
@@ -167,8 +191,8 @@ def _write_dense(layer: Any, folder: Path) -> None:
         "activation_function": names[type(layer.activation)],
     }
     _write(folder / "config.json", config)
-    state = {f"linear.{name}": tensor.detach().cpu().contiguous() for name, tensor in linear.state_dict().items()}
-    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    written = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(written, folder / WEIGHTS, {"format": "pt"})
     (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode & 0o777)
 
 
@@ -211,13 +235,13 @@ def _check_pooling(pooling: Any, source: str) -> None:
 
 def _dense(name: str | Path, place: str) -> Dense:
     """A linear layer with its weights."""
-    config, path = _known(name, f"{place}/config.json"), file_of(name, f"{place}/model.safetensors")
+    config, path = _known(name, f"{place}/config.json"), file_of(name, f"{place}/{WEIGHTS}")
     activation = ACTIVATIONS.get(str(config.get("activation_function")))
     plain = config.get("module_input_name", "sentence_embedding") == "sentence_embedding"
     if activation is None or config.get("use_residual") or not plain or path is None:
         raise UserError(
             f"{place} of {name} is not supported: expected a Dense without residual, with one of the activations "
-            f"{', '.join(name.rpartition('.')[2] for name in ACTIVATIONS)}, and its weights in model.safetensors"
+            f"{', '.join(name.rpartition('.')[2] for name in ACTIVATIONS)}, and its weights in {WEIGHTS}"
         )
     with as_user_error(f"{path} cannot be read", "copy or save the model again"):
         layer = Dense(config["in_features"], config["out_features"], bool(config.get("bias", True)), activation())
