@@ -20,6 +20,7 @@ from secateur.deploy import formats, onnx_format, onnx_limit
 from secateur.deploy.export import export
 from secateur.deploy.hub_layout import export_folder
 from secateur.deploy.onnx_limit import weight_bytes
+from secateur.deploy.runner import check_model
 from secateur.deploy.seq2seq.folder import export_seq2seq
 from secateur.deploy.silence import silence
 from secateur.measure.bench import measure
@@ -85,6 +86,11 @@ def test_a_measurement_in_onnx_runtime_is_refused_before_any_work(dtype, monkeyp
         benchmark({"small": small, "large": large}, runtimes=["onnxruntime"], dtypes=[dtype], shapes=[(1, 8)])
     with pytest.raises(UserError, match=r"GB in fp32.*take fp16"):
         measure(small, large, runtime="onnxruntime", dtype=dtype, tokens=8)
+
+
+@pytest.mark.parametrize("runtime", ["pytorch", "compiled"])
+def test_a_runtime_that_runs_the_model_itself_has_no_limit(runtime, large):
+    assert check_model(large, runtime, "fp32") is None
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "int8"])

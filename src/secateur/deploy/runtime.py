@@ -110,12 +110,13 @@ class Runtime(ABC):
         require(self.packages, self.extra)
 
     def check_model(self, model: PreTrainedModel, dtype: str) -> None:
-        """Refuse a model that this runtime does not run in a dtype; by default one of which no file can be written.
+        """Refuse a model of which no file can be written; a runtime with its own `of_model` may need none.
 
         Raises:
             UserError: as `formats.check_model`.
         """
-        check_model(model, self.file_in(Path(), dtype), self.stored[dtype])
+        if type(self).of_model is Runtime.of_model:
+            check_model(model, self.file_in(Path(), dtype), self.stored[dtype])
 
     def of_model(
         self,

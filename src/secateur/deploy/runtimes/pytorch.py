@@ -35,9 +35,6 @@ class PyTorch(Runtime):
     def version(self, dtype: str) -> str:
         return f"pytorch {torch.__version__}"
 
-    def check_model(self, model: PreTrainedModel, dtype: str) -> None:
-        """Nothing: no file is written."""
-
     def of_model(
         self,
         model: PreTrainedModel,
