@@ -19,10 +19,11 @@ from secateur.run.stages.check import check_prunable
 from secateur.structure.plan import Plan
 from secateur.surgery import hub
 from secateur.surgery.checkpoint import load, save
-from secateur.surgery.compact import auto_map
+from secateur.surgery.compact import auto_map, hub_files
 from secateur.surgery.cut import cut
 from secateur.surgery.hub import local_folder
 from secateur.surgery.opening import config_of_model, open_encoder, open_model, open_tokenizer
+from secateur.surgery.sentence.attach import head_of
 from secateur.system.errors import UserError
 
 NAME, COMMIT = "someone/small", "0" * 40
@@ -83,6 +84,56 @@ def test_a_sentence_head_comes_from_the_hub_with_its_encoder(cache, tmp_path):
     batch = {"input_ids": torch.tensor([[2, 5, 6, 3]])}
     for opened in (load(NAME), open_model(NAME), open_model(snapshot)):
         assert torch.equal(opened(**batch).sentence_embedding, small(**batch).sentence_embedding)
+
+
+NOT_ASKED = "someone/small has no {} in the cache, and the hub cannot be asked for it"
+
+
+@pytest.fixture
+def nothing_said(monkeypatch):
+    """Nothing was said of any model yet."""
+    monkeypatch.setattr(hub_files, "INCOMPLETE", set())
+
+
+@pytest.mark.usefixtures("nothing_said")
+@pytest.mark.parametrize("gone", ["modules.json", "config_sentence_transformers.json"])
+def test_a_file_for_which_the_hub_cannot_be_asked_is_named_once(gone, cache, tmp_path, caplog):
+    save(tiny("bert", "Sentence", dtype=torch.float32), tmp_path / "sentences")
+    snapshot = into_cache(tmp_path / "sentences", cache)
+    assert head_of(open_model(NAME)) is not None and not caplog.messages
+    (snapshot / gone).unlink()
+    assert (head_of(open_model(NAME)) is None) == (gone == "modules.json")
+    open_model(NAME)
+    assert [message.partition(":")[0] for message in caplog.messages] == [NOT_ASKED.format(gone)]
+
+
+@pytest.mark.usefixtures("nothing_said")
+def test_a_file_that_the_hub_is_known_not_to_have_is_absent_without_a_word(cache, tmp_path, caplog):
+    save(tiny("bert", "Model", dtype=torch.float32), tmp_path / "encoder")
+    into_cache(tmp_path / "encoder", cache)
+    known = cache / "models--someone--small" / ".no_exist" / COMMIT / "modules.json"
+    known.parent.mkdir(parents=True)
+    known.touch()
+    assert head_of(open_model(NAME)) is None
+    assert not caplog.messages
+    known.unlink()
+    assert head_of(open_model(NAME)) is None
+    assert NOT_ASKED.format("modules.json") in caplog.text
+
+
+@pytest.mark.usefixtures("nothing_said")
+@pytest.mark.parametrize("sub", [None, "int8"])
+def test_a_compact_model_says_that_its_sums_cannot_be_asked_for(sub, folder, cache, caplog):
+    if sub:
+        shutil.copytree(folder, folder / sub)
+    snapshot = into_cache(folder, cache)
+    place = {"subfolder": sub} if sub else {}
+    (snapshot / (sub or "") / "README.md").write_text("a card")
+    Auto.from_pretrained(NAME, **place)
+    assert not caplog.messages
+    (snapshot / (sub or "") / "SHA256SUMS").unlink()
+    Auto.from_pretrained(NAME, **place)
+    assert [message.partition(":")[0] for message in caplog.messages] == [NOT_ASKED.format("SHA256SUMS")]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from secateur.surgery.compact import (
     attention,
     attention_calls,
     disentangled,
+    hub_files,
     integrity,
     kernels,
     modules,
@@ -21,7 +22,10 @@ from secateur.surgery.compact import (
 )
 from secateur.surgery.shipped_code import SOURCES, shipped_code
 
-PARTS = (schema, modules, kernels, attention, disentangled, attention_calls, shapes, integrity, auto_names, pretrained)
+PARTS = (
+    *(schema, modules, kernels, attention, disentangled, attention_calls, shapes),
+    *(integrity, hub_files, auto_names, pretrained),
+)
 
 
 @pytest.fixture(scope="module")

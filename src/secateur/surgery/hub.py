@@ -8,8 +8,8 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from transformers.utils import cached_file
 
+from secateur.surgery.compact import hub_files
 from secateur.surgery.compact.integrity import DamagedError, listed_files
 from secateur.system.errors import UserError, reason_of
 
@@ -52,13 +52,11 @@ def _in_folders(place: Path) -> list[str]:
 
 
 def file_of(name: str | Path, file: str) -> Path | None:
-    """A file of a folder, or of a model on the hub, which downloads it; None if there is none."""
-    if Path(name).is_dir():
-        return path if (path := Path(name, file)).is_file() else None
-    try:
-        return Path(str(cached_file(str(name), file)))
-    except OSError:
-        return None
+    """A file of a folder, or of a model on the hub, which downloads it; None if there is none.
+
+    A file that is not in the cache while the hub is out of reach counts as none, with a warning for each model.
+    """
+    return hub_files.file_of(name, file, {})
 
 
 def may_be_on_hub(name: str) -> bool:

@@ -20,6 +20,7 @@ SOURCES = (
     "compact/attention_calls.py",
     "compact/shapes.py",
     "compact/integrity.py",
+    "compact/hub_files.py",
     "auto_names.py",
     "compact/pretrained.py",
 )

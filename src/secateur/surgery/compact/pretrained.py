@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
 
 from secateur.surgery.auto_names import auto_class
+from secateur.surgery.compact.hub_files import file_of
 from secateur.surgery.compact.integrity import (
     CARD,
     GENERATION,
@@ -183,9 +183,9 @@ class Pruned(_Stock):
         if folder.is_dir():
             check_places(folder)
             check_sums(folder)
-        plan, card = _plan_of(name, place), _file_of(name, CARD, place)
+        plan, card = _plan_of(name, place), file_of(name, CARD, place)
         loaded = super().from_pretrained(name, *args, **{**kwargs, "use_safetensors": True})
-        if not folder.is_dir() and (path := _file_of(name, SUMS, place)) is not None:
+        if not folder.is_dir() and (path := file_of(name, SUMS, place)) is not None:
             check_downloaded(path.parent)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.plan, model.card = plan, None if card is None else card.read_bytes()
@@ -262,19 +262,11 @@ def _as_stock(config: Any) -> Iterator[None]:
 
 def _plan_of(name: Any, place: dict[str, Any]) -> dict[str, Any] | None:
     """The plan of a folder, or of a model on the hub; None if it has none, which is logged."""
-    path = _file_of(name, PLAN, place)
+    path = file_of(name, PLAN, place)
     if path is None:
         log.warning("%s has no %s: a copy saved from this model will have none either", name, PLAN)
         return None
     return read_object(path)
-
-
-def _file_of(name: Any, file: str, place: dict[str, Any]) -> Path | None:
-    """A file of a folder, or of a model on the hub, which downloads it; None if there is none."""
-    try:
-        return Path(str(cached_file(name, file, **place)))
-    except OSError:
-        return None
 
 
 def auto_map(stock: type[PreTrainedModel], config: PreTrainedConfig) -> dict[str, str]:
