@@ -83,12 +83,12 @@ def measure(
 
     Raises:
         UserError: a number out of range, more tokens than a model has positions, a model whose inputs are not
-            tokens, models on different devices, an unsupported dtype, a runtime that is unknown or not installed, or a
-            part that a model does not have (`generation.check_part`).
+            tokens or that has no padding token for its batch, models on different devices, an unsupported dtype, a
+            runtime that is unknown or not installed, or a part that a model does not have (`generation.check_part`).
     """
     models = [model] if against is None else [model, against]
     check_counts(batch=batch, tokens=tokens, repeats=repeats, warmup=warmup, threads=threads)
-    check_models(models, tokens)
+    check_models(models, batch, tokens)
     tokens = tokens_read(models, tokens)
     _check_dtype(models, runtime, dtype)
     if part != WHOLE and _needs_runner(runtime, dtype):

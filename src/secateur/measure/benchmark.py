@@ -140,7 +140,7 @@ def _check(
         )
     for batch, tokens in shapes:
         check_counts(batch=batch, tokens=tokens)
-        check_models(list(models.values()), tokens)
+        check_models(list(models.values()), batch, tokens)
         for name, facts in files.items():
             check_positions(name, facts.positions, tokens)
 

@@ -12,6 +12,7 @@ from secateur.deploy.export_facts import ExportFacts
 from secateur.deploy.graph import example_images, is_encoder_decoder, with_target
 from secateur.structure.images import PIXELS, ImageShape, image_shape, image_tokens
 from secateur.structure.positions import positions
+from secateur.surgery.padding import check_padding
 from secateur.system.errors import UserError
 
 Reads = int | ImageShape
@@ -35,9 +36,13 @@ def padded_inputs(model: PreTrainedModel, *, rows: int = 16, tokens: int = 24) -
     """A batch of random ids for a model, whose rows have different lengths, so that padding is part of a comparison.
 
     For a model that reads images, so many of them.
+
+    Raises:
+        UserError: the model has no padding token, and needs one.
     """
     if (shape := image_shape(model)) is not None:
         return as_tensors(random_inputs(shape, rows, tokens))
+    check_padding(model, rows)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.vocab_size, (rows, tokens), generator=generator)
     lengths = torch.randint(1, tokens + 1, (rows, 1), generator=generator)
@@ -79,11 +84,12 @@ def check_counts(*, warmup: int = 0, **counts: int | None) -> None:
             raise UserError(f"expected {name} of at least {least}, got {number}: raise it")
 
 
-def check_models(models: Sequence[PreTrainedModel], tokens: int) -> None:
-    """Refuse models that cannot all be run on the same random tokens.
+def check_models(models: Sequence[PreTrainedModel], batch: int, tokens: int) -> None:
+    """Refuse models that cannot all be run on the same `batch` rows of random tokens.
 
     Raises:
-        UserError: models on different devices, one whose inputs are not tokens, or one with too few positions.
+        UserError: models on different devices, one whose inputs are not tokens, one with too few positions, or one
+            without a padding token for several rows.
     """
     if len(devices := sorted({str(model.device) for model in models})) > 1:
         raise UserError(f"expected all models on one device, got {' and '.join(devices)}: move them with model.to()")
@@ -91,6 +97,7 @@ def check_models(models: Sequence[PreTrainedModel], tokens: int) -> None:
         if image_tokens(model) is not None:
             continue
         _check_inputs(model)
+        check_padding(model, batch)
         check_positions(type(model).__name__, positions(model), tokens)
 
 

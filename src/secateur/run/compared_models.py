@@ -95,8 +95,8 @@ def check_measurable(runs: Sequence[FinishedRun], others: Sequence[str], shapes:
     """
     for place in _measured(runs, others):
         model = open_model(place)
-        for _, tokens in shapes:
-            check_models([model], tokens)
+        for shape in shapes:
+            check_models([model], *shape)
 
 
 def _measured(runs: Sequence[FinishedRun], others: Sequence[str]) -> list[str]:

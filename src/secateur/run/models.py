@@ -24,6 +24,7 @@ from secateur.structure.binding import bind
 from secateur.structure.model_parts import EMBEDDINGS, part_of
 from secateur.surgery.checkpoint import load
 from secateur.surgery.factorisation import factorise, rank_for
+from secateur.surgery.opening import with_padding
 from secateur.surgery.sentence.attach import head_of, replace_head
 from secateur.surgery.word_embeddings import stored_tables, table_paths
 from secateur.system.errors import UserError
@@ -85,7 +86,7 @@ def named_teacher(context: Context) -> PreTrainedModel | None:
 
 
 def _named(context: Context, name: str) -> PreTrainedModel:
-    teacher = context.data.task.load_model(name)
+    teacher = with_padding(context.data.task.load_model(name), context.recipe.model)  # whose tokenizer reads the data
     context.data.task.check_labels(teacher, "teacher")
     return context.data.with_kept_rows(teacher)
 

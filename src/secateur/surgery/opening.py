@@ -19,6 +19,7 @@ from secateur.surgery.cross_encoders import with_activation
 from secateur.surgery.hub import local_folder
 from secateur.surgery.image_reader import ImageReader
 from secateur.surgery.loaded_weights import check_encoder, check_whole
+from secateur.surgery.padding import lacks_padding
 from secateur.surgery.sentence.folder import pools_states
 from secateur.system.errors import MissingPackage, UserError, as_user_error, reason_of
 from secateur.system.load_report import without_load_report
@@ -50,11 +51,16 @@ def open_model(name: str | Path) -> PreTrainedModel:
     """A compact model, or a dense checkpoint in fp32 with the head that its config names; in evaluation mode.
 
     A folder of sentence-transformers gives its encoder, whatever head its config names, with its sentence head: it
-    returns `sentence_embedding`. The config of a `CrossEncoder` has its activation.
+    returns `sentence_embedding`. The config of a `CrossEncoder` has its activation, and that of a classifier the padding
+    token of its tokenizer, if it names none.
 
     Raises:
         UserError: it cannot be loaded, its head is not supported, or it lacks weights or has some that are not taken.
     """
+    return with_padding(_opened(name), name)
+
+
+def _opened(name: str | Path) -> PreTrainedModel:
     source, config = _located(name)
     if getattr(config, "secateur", None):
         return checkpoint.load(source)
@@ -179,6 +185,19 @@ def open_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         raise UserError(
             f"{absent} ({reason_of(error)}): {advice}, in a form that the installed tokenizers reads"
         ) from error
+
+
+def with_padding(model: PreTrainedModel, name: str | Path) -> PreTrainedModel:
+    """A classifier whose config names the padding token of the tokenizer at `name`, if it named none.
+
+    Published decoders often name it in the tokenizer alone.
+
+    Raises:
+        MissingPackage: as `open_tokenizer`.
+    """
+    if lacks_padding(model) and (tokenizer := tokenizer_if_any(name)) is not None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model
 
 
 def _model_type(name: str | Path) -> str:

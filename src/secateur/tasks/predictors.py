@@ -21,7 +21,7 @@ from secateur.tasks.columns import listed
 from secateur.tasks.one_output import REGRESSION
 from secateur.tasks.option_values import check_option
 from secateur.tasks.rows import most_tokens
-from secateur.tasks.tokenizer_settings import kept_settings
+from secateur.tasks.tokenizer_settings import check_padded, kept_settings
 
 BATCH = 32
 """Texts in a batch."""
@@ -106,10 +106,16 @@ class Predictor(NamedTuple):
 
 
 def _outputs(asked: Asked, inputs: Sequence[Texts]) -> Iterator[Any]:
-    """The outputs of the model, a batch at a time; a text that is too long is truncated."""
+    """The outputs of the model, a batch at a time; a text that is too long is truncated.
+
+    Raises:
+        UserError: there are several inputs, and the tokenizer has no padding token.
+    """
+    if several := len(inputs) > 1:
+        check_padded(asked.tokenizer)
     for first in range(0, len(inputs), BATCH):
         columns = [list(texts) for texts in zip(*inputs[first : first + BATCH], strict=True)]
-        limit: dict[str, Any] = {"truncation": True, "max_length": asked.max_length, "padding": True}
+        limit: dict[str, Any] = {"truncation": True, "max_length": asked.max_length, "padding": several}
         batch = asked.tokenizer(*columns, **limit, return_tensors="pt").to(asked.model.device)
         with evaluating([asked.model]), torch.inference_mode():
             yield asked.model(**batch)

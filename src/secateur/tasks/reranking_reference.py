@@ -19,7 +19,7 @@ from secateur.system.errors import UserError
 from secateur.tasks.checkpoint_labels import check_count, config_of
 from secateur.tasks.reranking_data import LISTED, QUERY
 from secateur.tasks.rows import most_tokens
-from secateur.tasks.tokenizer_settings import kept_settings
+from secateur.tasks.tokenizer_settings import check_padded, kept_settings
 
 if TYPE_CHECKING:
     from secateur.tasks.task import Task
@@ -59,7 +59,7 @@ class Reference:
         """`(pairs,)`, of pairs that are cut to their tokens, or to fewer if the model takes fewer.
 
         Raises:
-            UserError: the model cannot be opened, or has no tokenizer.
+            UserError: the model cannot be opened, or has no tokenizer with a padding token.
         """
         missing = [pair for pair in dict.fromkeys(pairs) if pair not in self.known]
         for most in sorted({most for _, _, most in missing}):
@@ -76,6 +76,7 @@ class Reference:
         }
         chosen = [(texts[number][0], texts[number][1][place]) for number, place, _ in pairs]
         model, tokenizer = open_model(self.name), open_tokenizer(self.name)
+        check_padded(tokenizer)
         torch.nn.Module.to(model, devices.accelerator() or torch.device("cpu"))
         longest = min(longest, most_tokens(tokenizer, model) or longest)
         scores = np.zeros(len(pairs))

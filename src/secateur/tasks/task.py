@@ -27,6 +27,7 @@ from transformers import (
 from secateur.structure.encoded_rows import EXAMPLE
 from secateur.surgery.cross_encoders import with_activation
 from secateur.surgery.loaded_weights import check_encoder, check_whole
+from secateur.surgery.opening import with_padding
 from secateur.system.errors import UserError, as_user_error
 from secateur.system.files import fingerprint
 from secateur.system.load_report import without_load_report
@@ -38,6 +39,7 @@ from secateur.tasks.labels import HINT, only_numbered
 from secateur.tasks.option_values import check_options
 from secateur.tasks.origin import Origin, origin_of
 from secateur.tasks.predictors import Predictor
+from secateur.tasks.tokenizer_settings import check_padded
 
 SHARED = ("data", "text", "label", "labels", "evaluation", "pooling", "metric", "seed", "rows")
 """Parameters that the `from_data` of any task may have; a recipe has keys of its own for these."""
@@ -167,11 +169,7 @@ class Task(ABC):
         Raises:
             UserError: the tokenizer has no padding token.
         """
-        if tokenizer.pad_token is None:
-            raise UserError(
-                "the tokenizer has no padding token to fill batches with: set tokenizer.pad_token, and "
-                "pad_token_id in the model's config"
-            )
+        check_padded(tokenizer)
         return self.collator_class(tokenizer)
 
     def load_model(self, name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
@@ -200,6 +198,7 @@ class Task(ABC):
         with without_load_report(), as_user_error(f"{source} cannot be loaded", "give one written by save_pretrained"):
             model, loading = self.model_class.from_pretrained(name_or_path, **options)
         (check_whole if has_head else check_encoder)(model, loading, source)
+        model = with_padding(model, name_or_path)
         return with_activation(model, name_or_path) if has_head else model
 
     def is_finetuned(self, model_or_folder: PreTrainedModel | str | Path) -> bool:

@@ -116,8 +116,8 @@ def _check_shapes(recipe: Recipe, model: PreTrainedModel) -> None:
             f"measurement.shapes has one of {longest} tokens, and {type(model).__name__} has {limit} positions: set "
             f"shorter ones, such as by --set 'measurement.shapes=[{fitting}]'"
         )
-    for _, tokens in shapes:
-        check_models([model], tokens)
+    for shape in shapes:
+        check_models([model], *shape)
 
 
 def check_unmeasured(context: Context, student: PreTrainedModel) -> None:
