@@ -111,6 +111,14 @@ def test_a_class_that_the_data_lacks_stays_an_output(tmp_path):
     assert fitted.labels == ("a", "b", "c") and set(by_text(fitted).values()) == {0, 2}
 
 
+def test_a_head_with_one_name_for_two_outputs_takes_labels_whose_order_is_stated(tmp_path):
+    cranes, numbered = head("crane", "owl", "crane"), ("crane (0)", "owl", "crane (2)")
+    fitted = task_of(tmp_path, ["bird", "owl", "machine"], labels=("bird", "owl", "machine")).fitted(cranes, "model")
+    assert fitted.labels == numbered and [by_text(fitted)[f"row {i}"] for i in range(3)] == [0, 1, 2]
+    fitted.check_labels(cranes, "model")
+    assert set(by_text(task_of(tmp_path, ["owl", "crane (2)"]).fitted(cranes, "model")).values()) == {1, 2}
+
+
 def test_numbers_as_text_are_in_numeric_order(tmp_path):
     labels = [str(number) for number in range(11)]
     task = task_of(tmp_path, labels)

@@ -53,6 +53,20 @@ def test_the_class_is_the_most_probable_one_whatever_the_batch():
         assert one["label"] == ("no", "yes", "so")[expected.argmax()] and one["score"] == max(one["scores"].values())
 
 
+def test_outputs_of_one_name_are_told_apart_by_their_numbers():
+    model = made(BertForSequenceClassification, id2label={0: "crane", 1: "other", 2: "crane"})
+    with torch.no_grad():
+        model.classifier.bias[0] = 9.0
+    (one,) = TASKS.get("classification").predictor(asked(model), [[LONG]])
+    expected = logits(model, LONG).softmax(-1).tolist()
+    assert one["scores"] == pytest.approx(
+        dict(zip(("crane (0)", "other", "crane (2)"), expected, strict=True)), abs=1e-6
+    )
+    assert one["label"] == "crane (0)" and one["score"] == one["scores"]["crane (0)"] > 0.9
+    (several,) = TASKS.get("multilabel").predictor(asked(model), [[LONG]])
+    assert list(several["scores"]) == ["crane (0)", "other", "crane (2)"] and "crane (0)" in several["labels"]
+
+
 @pytest.mark.parametrize("task", ["classification", "reranking"])
 @pytest.mark.parametrize("problem_type", [None, "multi_label_classification", "regression"])
 def test_one_output_is_a_probability_unless_it_is_a_regression(task, problem_type):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -53,5 +54,10 @@ def check_count(config: PreTrainedConfig, expected: PreTrainedConfig, owner: str
 
 
 def head_labels(config: PreTrainedConfig) -> tuple[str, ...]:
-    """The names of the labels, in the order of the outputs."""
-    return tuple(name for _, name in sorted((config.id2label or {}).items()))
+    """The names of the labels, in the order of the outputs; a name of several outputs is followed by their numbers.
+
+    ImageNet has two classes "crane": they are "crane (134)" and "crane (517)" here.
+    """
+    names = [name for _, name in sorted((config.id2label or {}).items())]
+    outputs = Counter(names)
+    return tuple(name if outputs[name] == 1 else f"{name} ({number})" for number, name in enumerate(names))
