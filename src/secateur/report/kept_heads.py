@@ -55,7 +55,8 @@ def read(folder: Path) -> KeptHeads:
 def _dense(folder: Path) -> PreTrainedModel:
     """The model of a compact folder before its cut, on the `meta` device."""
     config = read_config(folder)
-    config.secateur = config.auto_map = None
+    config.secateur = None
+    vars(config).pop("auto_map", None)  # which transformers reads where a classifier builds its decoder
     try:
         auto = getattr(transformers, auto_class_of(config))
         with torch.device("meta"):

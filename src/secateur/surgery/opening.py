@@ -51,8 +51,8 @@ def open_model(name: str | Path) -> PreTrainedModel:
     """A compact model, or a dense checkpoint in fp32 with the head that its config names; in evaluation mode.
 
     A folder of sentence-transformers gives its encoder, whatever head its config names, with its sentence head: it
-    returns `sentence_embedding`. The config of a `CrossEncoder` has its activation, and that of a classifier the padding
-    token of its tokenizer, if it names none.
+    returns `sentence_embedding`. The config of a `CrossEncoder` has its activation, and that of a classifier the
+    padding token of its tokenizer, if it names none.
 
     Raises:
         UserError: it cannot be loaded, its head is not supported, or it lacks weights or has some that are not taken.

@@ -27,7 +27,7 @@ def check_padded(tokenizer: PreTrainedTokenizerBase) -> None:
 def kept_settings(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
     """Restore the truncation and the padding of a fast tokenizer afterwards.
 
-    They are saved with it. transformers sets both in the tokenizer itself at every call, so that a saved one would truncate at the length of
+    transformers sets both in the tokenizer itself at every call, so that a saved one would truncate at the length of
     the last call.
     """
     if not tokenizer.is_fast:
