@@ -15,6 +15,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 
 from secateur.deploy.runtime import Runner
 from secateur.structure.encoded_rows import UNLABELLED
+from secateur.structure.token_types import without_unread_types
 from secateur.surgery.opening import check_vocabulary, model_folder, open_tokenizer
 from secateur.system import compat, devices
 from secateur.system.errors import UserError
@@ -137,7 +138,7 @@ def predicted(
     Raises:
         UserError: as `scores`.
     """
-    ordered = sorted(rows, key=lambda row: -length_of(row))
+    ordered = sorted((without_unread_types(row, model) for row in rows), key=lambda row: -length_of(row))
     check_rows(ordered, model)
     with TemporaryDirectory() as folder:
         args = TrainingArguments(

@@ -42,6 +42,7 @@ from secateur.run.step_sample import PARTS, Sample, passes
 from secateur.run.target import layers_to_try, new_method
 from secateur.run.training_arguments import learning_rate_of_run, uses_bf16
 from secateur.run.trial_records import short
+from secateur.structure.token_types import without_unread_types
 from secateur.surgery.cut import cut
 from secateur.system import processes
 from secateur.system.errors import UserError
@@ -257,7 +258,8 @@ class Measurement:
 
 
 def _forward_seconds(model: PreTrainedModel, batch: dict[str, Tensor], bf16: bool) -> float:
-    inputs: dict[str, Any] = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    read = without_unread_types(batch, model)
+    inputs: dict[str, Any] = {name: tensor.to(model.device) for name, tensor in read.items()}
     autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=bf16)
     with evaluating([model]), torch.no_grad(), autocast:
         began = _now()

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from secateur.structure.binding import check_family
 from secateur.structure.images import is_image_family
+from secateur.structure.token_types import TOKEN_TYPES, has_one_type
 from secateur.surgery import checkpoint
 from secateur.surgery.auto_classes import auto_class_of, own_auto_class, supported_heads
 from secateur.surgery.cross_encoders import with_activation
@@ -164,18 +165,21 @@ def _as_unloadable(name: str | Path) -> AbstractContextManager[None]:
 def open_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer that is saved with a model; for a model that reads images an `ImageReader`, in place of one.
 
+    It gives no token types to a model that has one alone, also once it is saved.
+
     Raises:
         UserError: it has none, or one that cannot be loaded.
         MissingPackage: it needs a package that is not installed.
     """
     folder = model_folder(name)
-    if is_image_family(_model_type(folder if folder.is_dir() else name)):
+    config = _config_values(folder if folder.is_dir() else name)
+    if is_image_family(str(config.get("model_type", ""))):
         return cast(PreTrainedTokenizerBase, ImageReader.open(folder if folder.is_dir() else name))
     absent, advice = f"{name} has no tokenizer that loads", "give a model folder that holds one"
     if folder.is_dir() and not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
         raise UserError(f"{absent}: {advice}")
     try:
-        return AutoTokenizer.from_pretrained(folder if folder.is_dir() else name)
+        tokenizer = AutoTokenizer.from_pretrained(folder if folder.is_dir() else name)
     except ImportError as error:
         reason = reason_of(error).partition(". ")[0]
         raise MissingPackage(
@@ -185,6 +189,15 @@ def open_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         raise UserError(
             f"{absent} ({reason_of(error)}): {advice}, in a form that the installed tokenizers reads"
         ) from error
+    return _without_types(tokenizer) if has_one_type(config) else tokenizer
+
+
+def _without_types(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, which gives no token types from now on."""
+    names = [name for name in tokenizer.model_input_names if name != TOKEN_TYPES]
+    tokenizer.model_input_names = names
+    tokenizer.init_kwargs["model_input_names"] = names  # of which a saved one is made
+    return tokenizer
 
 
 def with_padding(model: PreTrainedModel, name: str | Path) -> PreTrainedModel:
@@ -200,13 +213,13 @@ def with_padding(model: PreTrainedModel, name: str | Path) -> PreTrainedModel:
     return model
 
 
-def _model_type(name: str | Path) -> str:
-    """The family that a config names; empty if there is no config."""
+def _config_values(name: str | Path) -> dict[str, Any]:
+    """The keys of a config; none if there is no config."""
     try:
         values, _ = PreTrainedConfig.get_config_dict(str(name))
     except (OSError, ValueError):
-        return ""
-    return str(values.get("model_type", ""))
+        return {}
+    return dict(values)
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str | Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.structure.token_types import unread_types
 from secateur.surgery.masking import Attachment
 from secateur.surgery.optimizer_state import Moments
 from secateur.surgery.schema import Structure
@@ -29,7 +30,7 @@ class TermLoss:
     Args:
         student: the model that is trained, without a wrapper.
         teacher: frozen, or its cached outputs; None if no term needs one.
-        label_names: keys of a batch that the teacher does not get, besides `labels`.
+        label_names: keys of a batch that the teacher does not get, besides `labels`, and token types if it has one.
         bf16: whether a teacher that runs does so under autocast, as the outputs of a cached one were computed.
         rows: to train on, whose examples some terms need.
     """
@@ -48,7 +49,7 @@ class TermLoss:
         self.teacher: Any = teacher
         self.hidden = any(term.needs_hidden for term in terms)
         self.taught = teacher is not None and any(term.needs_teacher for term in terms)
-        self.left_out, self.bf16 = {"labels", *label_names}, bf16
+        self.left_out, self.bf16 = {"labels", *label_names, *unread_types(teacher)}, bf16
 
     def bind(self, teacher: Any, moments: Mapping[str, Moments] = NONE) -> Mapping[str, Moments]:
         """Let the terms create what depends on the models, and adapt to a student that was cut.

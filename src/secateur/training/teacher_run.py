@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from secateur.structure.encoded_rows import DIGEST, UNLABELLED
 from secateur.structure.fingerprints import model_fingerprint, tensor_chunks
 from secateur.structure.images import image_tokens
+from secateur.structure.token_types import without_unread_types
 from secateur.system.errors import UserError
 from secateur.system.files import fingerprint
 from secateur.system.model_state import evaluating
@@ -201,6 +202,7 @@ class TeacherRun:
         """The model's inputs for these rows, and `(batch, tokens)` bool: which tokens of their targets are real."""
         collated = self.collate([self.rows[int(number)] for number in numbers])
         inputs = {name: value for name, value in collated.items() if name not in ("labels", INDEX)}
+        inputs = without_unread_types(inputs, self.teacher)
         decoded = decoder_inputs(self.teacher, collated["labels"]) if self.target_starts is not None else None
         if decoded is None:
             return inputs, None
