@@ -20,6 +20,7 @@ from transformers import (
 
 from secateur.budget.space import Space
 from secateur.methods.magnitude import Magnitude
+from secateur.run.stages.check import check_prunable
 from secateur.surgery.checkpoint import save
 from secateur.surgery.compact import Pruned
 from secateur.surgery.cut import cut
@@ -188,3 +189,15 @@ def test_a_config_without_the_name_of_a_class_is_that_of_an_encoder(tmp_path):
     del saved["architectures"]
     (tmp_path / "config.json").write_text(json.dumps(saved))
     assert type(open_model(tmp_path)).__name__.endswith("BertModel")
+
+
+@pytest.mark.parametrize("opens", [open_model, open_encoder, check_prunable])
+def test_a_config_without_the_name_of_a_family_is_refused_with_the_key_that_it_lacks(opens, tmp_path):
+    write_model(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    del saved["model_type"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(
+        UserError, match=r'the config\.json of .* has no model_type, .*: add it, such as "model_type": "bert"'
+    ):
+        opens(str(tmp_path))

@@ -69,13 +69,18 @@ def check_family(kind: object, model: str) -> None:
     """Refuse a model of a family that is not supported, before its weights are downloaded or read.
 
     Args:
-        kind: the `model_type` of its config.
+        kind: the `model_type` of its config; None if that has none.
         model: what the message calls it.
 
     Raises:
         UserError: it is not supported.
     """
     supported = ARCHITECTURES.all()
+    if kind is None:
+        raise UserError(
+            f"the config.json of {model} has no model_type, which names its architecture: add it, such as "
+            '"model_type": "bert"'
+        )
     if not isinstance(kind, str) or kind not in supported:
         raise UserError(
             f"{model} is of the architecture {kind!r}: supported are {', '.join(supported)}; "
