@@ -273,8 +273,15 @@ def test_what_cannot_be_served_is_refused_before_any_work(case, tmp_path, monkey
     assert "\n" not in str(refusal.value) and not list(tmp_path.iterdir())
 
 
+def test_a_model_of_relative_positions_is_served_at_the_length_of_its_pre_training_if_none_is_stated():
+    model = tiny("deberta-v2", "ForSequenceClassification")
+    assert hub_layout.length_limit(model, tokenizer(10**30)) == model.config.max_position_embeddings
+    assert hub_layout.length_limit(model, tokenizer(1024)) == 1024
+
+
 def test_a_length_that_nobody_states_is_refused(monkeypatch):
     model = tiny("bert", "ForSequenceClassification")
+    model.config.max_position_embeddings = 0
     monkeypatch.setattr(server_tokenizer, "positions", lambda model: None)
     with pytest.raises(UserError, match=r"set tokenizer\.model_max_length"):
         hub_layout.length_limit(model, tokenizer(10**30))

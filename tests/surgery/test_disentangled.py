@@ -8,9 +8,11 @@ from tiny_models import DEBERTA, every_kind_of_inputs, inputs, random_masks, tin
 from secateur.budget.space import Space
 from secateur.deploy.export import export
 from secateur.structure.plan import Plan
+from secateur.structure.positions import positions
 from secateur.surgery.compact.disentangled import DisentangledAttention
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
+from secateur.tasks.rows import check_length
 
 SHARED = {"share_att_key": True, "embedding_size": 32}
 TERMS = {
@@ -55,9 +57,9 @@ def test_a_query_without_keys_attends_to_all_alike_in_half_precision():
     attention = small.get_submodule(space.table.attentions[0].path)
     states = 40 * torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0)).half()
     mask = torch.ones(1, 1, 5, 5).tril(-1)
-    positions = (torch.arange(5)[:, None] - torch.arange(5)).clamp(-1, 1)[None]
+    distances = (torch.arange(5)[:, None] - torch.arange(5)).clamp(-1, 1)[None]
     with torch.no_grad():
-        found, _ = attention(states, mask, relative_pos=positions, rel_embeddings=torch.randn(4, 32).half())
+        found, _ = attention(states, mask, relative_pos=distances, rel_embeddings=torch.randn(4, 32).half())
         values = attention.value_proj(states)
     torch.testing.assert_close(found[:, 0], values.mean(1), rtol=0.01, atol=0.1)
     torch.testing.assert_close(found[:, 1], values[:, 0], rtol=0.01, atol=0.1)
@@ -92,3 +94,16 @@ def test_a_convolution_is_refused():
         UserError, match=r"^this deberta-v2 model has a convolution \(`conv_kernel_size`\), which is not"
     ):
         Space(model_of("in buckets", conv_kernel_size=3))
+
+
+def test_a_model_of_relative_positions_alone_reads_more_tokens_than_its_config_names():
+    model = tiny("deberta-v2")  # as v3: of 40 positions, in 4 buckets
+    space = Space(model, "ffn", "qk")
+    long = {name: value.repeat(1, 12) for name, value in inputs(model, padded=False).items()}
+    for one in (model, cut(model, Plan.of(space, random_masks(space, 0.7)))):
+        assert positions(one) is None
+        check_length(84, model=one)
+        with torch.no_grad():
+            assert one(**long).logits.isfinite().all()
+    with pytest.raises(UserError, match="max_length is 84: give at most 40, which the model takes"):
+        check_length(84, model=tiny("deberta-v2", shape=1))  # which has a table of positions too

@@ -48,11 +48,16 @@ def length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, giv
         given: as the model was trained, `max_seq_length` of a sentence-transformers folder, where it states one. It
             replaces the tokenizer's.
 
+    Where none of them has a limit, it is the number of positions that the config names, as DeBERTa-v3 had in its
+    pre-training.
+
     Raises:
-        UserError: none of them has a limit.
+        UserError: there is none either.
     """
     limits = (positions(model), given or tokenizer.model_max_length)
     known = [int(limit) for limit in limits if limit is not None and 0 < limit < UNLIMITED]
+    if not known and (trained := getattr(model.config, "max_position_embeddings", None)):
+        known = [int(trained)]
     if not known:
         raise UserError(
             "servers need the number of tokens that a text may have, and neither model nor tokenizer states it: set "
