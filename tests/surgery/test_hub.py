@@ -25,6 +25,7 @@ from secateur.surgery.hub import local_folder
 from secateur.surgery.opening import config_of_model, open_encoder, open_model, open_tokenizer
 from secateur.surgery.sentence.attach import head_of
 from secateur.system.errors import UserError
+from secateur.tasks.checkpoint_labels import read_config
 
 NAME, COMMIT = "someone/small", "0" * 40
 FILES = {"config.json", "model.safetensors", "modeling_secateur.py", "plan.json", "SHA256SUMS"}
@@ -269,6 +270,33 @@ def test_a_family_that_is_not_supported_is_refused_before_its_weights_are_downlo
     into_cache(tmp_path / "gpt2", cache)
     for name in (NAME, str(tmp_path / "gpt2")):
         with pytest.raises(UserError, match=f"{name}'? is of the architecture 'gpt2': supported are bart, "):
+            takes(name)
+
+
+@pytest.fixture
+def foreign(cache, tmp_path, monkeypatch):
+    """A name in the cache of a model whose architecture, tokenizer and code are its own; the code must not run."""
+    folder, own = tmp_path / "foreign", {"AutoConfig": "own.Config", "AutoModel": "own.Model"}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "new", "auto_map": own}))
+    words = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["own.Words", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(words))
+    (folder / "own.py").write_text("raise SystemExit('ran')")
+    into_cache(folder, cache)
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *question: asked.append(question) or "y")
+    yield NAME
+    assert not asked
+
+
+TAKES = [open_model, open_encoder, check_prunable, config_of_model, read_config, open_tokenizer]
+
+
+@pytest.mark.parametrize("takes", TAKES)
+def test_code_of_a_repository_is_neither_run_nor_asked_about(takes, foreign, tmp_path):
+    refused = "has no tokenizer that loads" if takes is open_tokenizer else "'? is of the architecture 'new'"
+    for name in (foreign, str(tmp_path / "foreign")):
+        with pytest.raises(UserError, match=f"{name}.*{refused}"):
             takes(name)
 
 

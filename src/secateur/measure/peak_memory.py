@@ -128,7 +128,7 @@ def _opened(folder: Path) -> PreTrainedModel:
 
     `surgery.opening` opens only models that can be pruned, and a model to compare with need not be one.
     """
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     kind: Any = getattr(transformers, config.architectures[0], None) or getattr(transformers, auto_class_of(config))
     return kind.from_pretrained(folder).eval()
 

@@ -216,7 +216,7 @@ def read_config(folder: Path) -> Any:
         except ValueError as error:
             raise UserError(f"{folder}/config.json cannot be read: {error}") from error
     try:
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except DAMAGE as error:
         raise UserError(f"{folder}/config.json is damaged: {reason_of(error)}") from error
 

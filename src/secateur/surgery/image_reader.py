@@ -49,7 +49,7 @@ class ImageReader:
         require(("PIL",), "images")
         advice = "save one with the model, which writes preprocessor_config.json"
         with as_user_error(f"{name} has no image processor that loads", advice):
-            return cls(AutoImageProcessor.from_pretrained(str(name)))
+            return cls(AutoImageProcessor.from_pretrained(str(name), trust_remote_code=False))
 
     def __call__(self, images: Sequence[Source]) -> Tensor:
         """`(images, channels, height, width)` of float32.

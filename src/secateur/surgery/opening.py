@@ -143,16 +143,19 @@ def _located(name: str | Path) -> tuple[str, Any]:
     if folder.is_dir():
         return str(folder), checkpoint.read_config(folder)
     with _as_unloadable(name):
-        config = AutoConfig.from_pretrained(str(name))
-    check_family(config.model_type, f"model {str(name)!r}")
-    return str(name), config
+        values, _ = PreTrainedConfig.get_config_dict(str(name))
+    check_family(values.get("model_type"), f"model {str(name)!r}")
+    with _as_unloadable(name):
+        return str(name), AutoConfig.from_pretrained(str(name), trust_remote_code=False)
 
 
 def _load_dense(auto: str, source: str, config: Any = None) -> tuple[PreTrainedModel, dict[str, set[str]]]:
     """The model, and the names of the weights that it lacks and that it does not take."""
     kind: Any = getattr(transformers, auto)
     with _as_unloadable(source), without_load_report():
-        model, loading = kind.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
+        model, loading = kind.from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
     return model, loading
 
 
@@ -179,7 +182,7 @@ def open_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     if folder.is_dir() and not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
         raise UserError(f"{absent}: {advice}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder if folder.is_dir() else name)
+        tokenizer = AutoTokenizer.from_pretrained(folder if folder.is_dir() else name, trust_remote_code=False)
     except ImportError as error:
         reason = reason_of(error).partition(". ")[0]
         raise MissingPackage(

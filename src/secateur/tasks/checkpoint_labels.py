@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from secateur.system.errors import UserError, as_user_error
 from secateur.tasks.labels import described
@@ -26,13 +27,38 @@ def read_config(name_or_path: str | Path, **kwargs: Any) -> PreTrainedConfig:
     """The config of a checkpoint; `kwargs` are those of `from_pretrained`.
 
     Raises:
+        UserError: there is no such checkpoint, its config cannot be read, or transformers needs code of it for that.
+    """
+    values = _values(name_or_path, **kwargs)
+    if "auto_map" in values and values.get("model_type") not in CONFIG_MAPPING:
+        raise UserError(
+            f"model {str(name_or_path)!r} is of the architecture {values.get('model_type')!r}, which only code in its "
+            "own repository can build, and such code is not run: give a model of an architecture that transformers has"
+        )
+    with _as_unreadable(name_or_path):
+        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False, **kwargs)
+
+
+def model_type_of(name_or_path: str | Path) -> object:
+    """The family that the config of a checkpoint names, which transformers need not know; None if it names none.
+
+    Raises:
         UserError: there is no such checkpoint, or its config cannot be read.
     """
-    source = f"model {str(name_or_path)!r}"
+    return _values(name_or_path).get("model_type")
+
+
+def _values(name_or_path: str | Path, **kwargs: Any) -> dict[str, Any]:
+    """The content of a config.json."""
     if is_path(name_or_path) and not Path(name_or_path).exists():
-        raise UserError(f"{source} does not exist: give an existing folder, or a name on the hub")
-    with as_user_error(f"{source} cannot be read", "give a checkpoint's folder or a name on the hub"):
-        return AutoConfig.from_pretrained(name_or_path, **kwargs)
+        raise UserError(f"model {str(name_or_path)!r} does not exist: give an existing folder, or a name on the hub")
+    with _as_unreadable(name_or_path):
+        return PreTrainedConfig.get_config_dict(name_or_path, **kwargs)[0]
+
+
+def _as_unreadable(name_or_path: str | Path) -> AbstractContextManager[None]:
+    advice = "give a checkpoint's folder or a name on the hub"
+    return as_user_error(f"model {str(name_or_path)!r} cannot be read", advice)
 
 
 def check_count(config: PreTrainedConfig, expected: PreTrainedConfig, owner: str) -> None:

@@ -194,7 +194,7 @@ class Task(ABC):
             check_count(config, PreTrainedConfig(**head), source)
             if not only_numbered(head_labels(config)):
                 head = {key: value for key, value in head.items() if key not in ("id2label", "label2id")}
-        options = {"dtype": torch.float32, **head, **kwargs, "output_loading_info": True}
+        options = {"dtype": torch.float32, **head, **kwargs, "output_loading_info": True, "trust_remote_code": False}
         with without_load_report(), as_user_error(f"{source} cannot be loaded", "give one written by save_pretrained"):
             model, loading = self.model_class.from_pretrained(name_or_path, **options)
         (check_whole if has_head else check_encoder)(model, loading, source)

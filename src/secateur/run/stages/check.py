@@ -40,7 +40,7 @@ from secateur.surgery.opening import check_vocabulary
 from secateur.system import compat, processes
 from secateur.system.compat.sharding_trainer import sharding_of
 from secateur.system.errors import UserError
-from secateur.tasks.checkpoint_labels import config_of
+from secateur.tasks.checkpoint_labels import model_type_of
 from secateur.tasks.rows import check_length
 from secateur.training.checks import check_devices
 from secateur.training.evidence import heard
@@ -80,7 +80,7 @@ def check_prunable(model: str) -> None:
     if Path(model).is_dir():
         read_config(Path(model))
     else:
-        check_family(config_of(model).model_type, f"model {model!r}")
+        check_family(model_type_of(model), f"model {model!r}")
 
 
 def _check_student(context: Context, model: PreTrainedModel, teacher: PreTrainedModel | None) -> LatencyTable | None:
