@@ -26,6 +26,7 @@ from secateur.surgery.compact import Pruned
 from secateur.surgery.cut import cut
 from secateur.surgery.loaded_weights import check_whole
 from secateur.surgery.opening import (
+    auto_class_opened,
     check_vocabulary,
     model_folder,
     open_encoder,
@@ -183,12 +184,40 @@ def test_what_published_checkpoints_of_a_family_hold_besides_may_be_left_over(he
         check_whole(tiny("bert", head), {"missing_keys": (), "unexpected_keys": (prefix + name,)}, "a BERT")
 
 
-def test_a_config_without_the_name_of_a_class_is_that_of_an_encoder(tmp_path):
-    write_model(tmp_path)
-    saved = json.loads((tmp_path / "config.json").read_text())
+def without_class(folder):
+    """The folder, whose config names no class any more."""
+    saved = json.loads((folder / "config.json").read_text())
     del saved["architectures"]
-    (tmp_path / "config.json").write_text(json.dumps(saved))
-    assert type(open_model(tmp_path)).__name__.endswith("BertModel")
+    (folder / "config.json").write_text(json.dumps(saved))
+    return folder
+
+
+def test_a_config_without_the_name_of_a_class_is_that_of_an_encoder(tmp_path, caplog):
+    write_model(tmp_path)
+    assert type(open_model(without_class(tmp_path))).__name__.endswith("BertModel")
+    assert auto_class_opened(tmp_path) == "AutoModel" and not caplog.text
+
+
+@pytest.mark.parametrize("opens", [open_model, open_encoder])
+def test_the_heads_of_pre_training_are_left_out_where_the_config_names_no_class(opens, tmp_path, caplog):
+    tiny("deberta-v2", "ForSequenceClassification", dtype=torch.float32).save_pretrained(tmp_path)
+    heads = ("lm_predictions.lm_head.bias", "mask_predictions.dense.weight", "fit_denses.0.weight")
+    change_weights(tmp_path, lambda weights: weights.update({name: torch.zeros(5) for name in heads}))
+    with caplog.at_level("WARNING"):
+        model = opens(without_class(tmp_path))
+    assert type(model).__name__.endswith("DebertaV2Model") and model.config.architectures == ["DebertaV2Model"]
+    saved = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(weight, saved[f"deberta.{name}"]) for name, weight in model.state_dict().items())
+    left_out = sum(not name.startswith("deberta.") for name in saved)
+    assert f"its encoder, without {left_out} weights outside it (the first is " in caplog.text
+
+
+def test_a_checkpoint_without_the_name_of_a_class_must_have_all_of_its_encoder(tmp_path):
+    BertForMaskedLM(config()).save_pretrained(tmp_path)
+    name = "bert.encoder.layer.0.output.dense.weight"
+    change_weights(without_class(tmp_path), lambda weights: weights.pop(name))
+    with pytest.raises(UserError, match="lacks 1 of the weights"):
+        open_model(tmp_path)
 
 
 @pytest.mark.parametrize("opens", [open_model, open_encoder, check_prunable])

@@ -45,6 +45,11 @@ def check_encoder(model: PreTrainedModel, loading: Mapping[str, Collection[str]]
     _refuse_unexpected(model, unexpected, source)
 
 
+def of_head(model: PreTrainedModel, keys: Collection[str]) -> list[str]:
+    """Those of the names of weights that are no part of the encoder, in order."""
+    return sorted(key for key in keys if not _of_encoder(key, model))
+
+
 def _refuse_missing(keys: Collection[str], source: str) -> None:
     if keys:
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
@@ -19,12 +20,13 @@ from secateur.surgery.auto_classes import auto_class_of, own_auto_class, support
 from secateur.surgery.cross_encoders import with_activation
 from secateur.surgery.hub import local_folder
 from secateur.surgery.image_reader import ImageReader
-from secateur.surgery.loaded_weights import check_encoder, check_whole
+from secateur.surgery.loaded_weights import check_encoder, check_whole, of_head
 from secateur.surgery.padding import lacks_padding
 from secateur.surgery.sentence.folder import pools_states
 from secateur.system.errors import MissingPackage, UserError, as_user_error, reason_of
 from secateur.system.load_report import without_load_report
 from secateur.system.packages import installing
+from secateur.system.quantities import quantity
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,9 @@ def local_model_folder(name: str | Path) -> Path:
 def open_model(name: str | Path) -> PreTrainedModel:
     """A compact model, or a dense checkpoint in fp32 with the head that its config names; in evaluation mode.
 
+    A config that names no class, as of published pre-trained encoders, gives the encoder; a head that the checkpoint
+    has besides is left out, which is logged.
+
     A folder of sentence-transformers gives its encoder, whatever head its config names, with its sentence head: it
     returns `sentence_embedding`. The config of a `CrossEncoder` has its activation, and that of a classifier the
     padding token of its tokenizer, if it names none.
@@ -74,7 +79,10 @@ def _opened(name: str | Path) -> PreTrainedModel:
             f"{supported_heads(config)}, or its encoder alone, saved from AutoModel"
         )
     model, loading = _load_dense(auto, source, config)
-    check_whole(model, loading, f"model {str(name)!r}")
+    if config.architectures:
+        check_whole(model, loading, f"model {str(name)!r}")
+    else:
+        _check_unnamed(model, loading, name)
     return checkpoint.with_head(with_activation(model, source), source).eval()
 
 
@@ -95,6 +103,17 @@ def open_encoder(name: str | Path) -> PreTrainedModel:
     return model.eval()
 
 
+def _check_unnamed(model: PreTrainedModel, loading: Mapping[str, Collection[str]], name: str | Path) -> None:
+    """Check the encoder of a checkpoint whose config names no class, and name its class there."""
+    check_encoder(model, loading, f"model {str(name)!r}")
+    model.config.architectures = [type(model).__name__]
+    if head := of_head(model, loading["unexpected_keys"]):
+        log.warning(
+            "the config of %s names no class: this is its encoder, without %s outside it (the first is %s)",
+            name, quantity(len(head), "weight"), head[0],
+        )  # fmt: skip
+
+
 def config_of_model(name: str | Path) -> Any:
     """The config of a model, without its weights.
 
@@ -112,7 +131,8 @@ def auto_class_opened(name: str | Path) -> str:
         ValueError: no such class of transformers builds the head that the config names.
     """
     source, config = _located(name)
-    return "AutoModel" if _is_sentence_model(source, config) else auto_class_of(config)
+    bare = not config.architectures or _is_sentence_model(source, config)
+    return "AutoModel" if bare else auto_class_of(config)
 
 
 def bare_encoder(name: str | Path) -> PreTrainedModel:
