@@ -28,7 +28,7 @@ def test_tensorboard_keeps_every_stage_of_a_finished_run(values, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("abacus", "abacus is not supported"), ("comet_ml", "pip install comet_ml")]
+    ("name", "message"), [("abacus", "abacus is not supported"), ("comet_ml", "pip install comet-ml")]
 )
 def test_a_missing_tracker_is_refused_before_the_folder_is_touched(values, tmp_path, name, message):
     with pytest.raises(UserError, match=message):

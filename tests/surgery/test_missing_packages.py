@@ -1,5 +1,7 @@
 """A tokenizer whose package is not installed is refused in one sentence, before anything is done."""
 
+import re
+
 import pytest
 from small_world import write_model
 from transformers import AutoTokenizer
@@ -30,6 +32,23 @@ def test_it_is_refused_with_the_extra_to_install(model):
         with pytest.raises(MissingPackage, match=r"SentencePiece.* run pip install sentencepiece") as error:
             attempt()
         assert "\n" not in str(error.value)
+
+
+NAMED = {
+    "You need to install sacremoses to use XLMTokenizer. See https://pypi.org": "run pip install sentencepiece",
+    "You need to install fugashi to use MecabTokenizer. See https://pypi.org": "MecabTokenizer): install that package",
+    "The unidic_lite dictionary is not installed. See https://github.com": "installed): install that package",
+}
+
+
+@pytest.mark.parametrize("said", NAMED)
+def test_the_extra_is_named_only_if_it_installs_what_is_missing(said, model, monkeypatch):
+    def missing(*args, **kwargs):
+        raise ModuleNotFoundError(said)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", missing)
+    with pytest.raises(MissingPackage, match=re.escape(NAMED[said])):
+        open_tokenizer(model)
 
 
 def test_a_cut_model_never_lacks_its_tokenizer_in_silence(model, tmp_path):

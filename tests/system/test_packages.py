@@ -61,7 +61,7 @@ def test_a_run_names_what_its_tracker_needs(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "comet_ml", None)
     model = write_model(tmp_path / "model", ["bad", "good"])
     values = recipe_values(model, write_data(tmp_path / "data.csv")) | {"training.report_to": ["comet_ml"]}
-    refuse(values, tmp_path / "run", "pip install comet_ml")
+    refuse(values, tmp_path / "run", r"Run `pip install comet-ml.*`\): follow that, or name another tracker$")
 
 
 def refuse(values: dict, folder: Path, message: str) -> None:

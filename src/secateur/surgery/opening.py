@@ -25,7 +25,7 @@ from secateur.surgery.padding import lacks_padding
 from secateur.surgery.sentence.folder import pools_states
 from secateur.system.errors import MissingPackage, UserError, as_user_error, reason_of
 from secateur.system.load_report import without_load_report
-from secateur.system.packages import installing
+from secateur.system.packages import installing, named_in
 from secateur.system.quantities import quantity
 
 log = logging.getLogger(__name__)
@@ -205,8 +205,9 @@ def open_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(folder if folder.is_dir() else name, trust_remote_code=False)
     except ImportError as error:
         reason = reason_of(error).partition(". ")[0]
+        command = f"run {installing('tokenizers')}" if named_in(reason, "tokenizers") else "install that package"
         raise MissingPackage(
-            f"the tokenizer of {name} needs a package that is not installed ({reason}): run {installing('tokenizers')}"
+            f"the tokenizer of {name} needs a package that is not installed ({reason}): {command}"
         ) from error
     except Exception as error:  # of a tokenizer.json in a form of another version, tokenizers raises just that
         raise UserError(

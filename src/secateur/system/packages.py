@@ -25,6 +25,11 @@ def installing(extra: str) -> str:
     return " ".join(("pip install", *map(shlex.quote, EXTRAS.get(extra, (extra,)))))
 
 
+def named_in(reason: str, extra: str) -> bool:
+    """Whether what a library says of a missing package names one that an extra installs."""
+    return any(name in reason.lower() for name in EXTRAS[extra])
+
+
 def require(packages: Sequence[str], extra: str) -> None:
     """Check that packages of an optional extra are installed.
 

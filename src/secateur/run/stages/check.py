@@ -39,7 +39,7 @@ from secateur.surgery.compensation import check_refittable
 from secateur.surgery.opening import check_vocabulary
 from secateur.system import compat, processes
 from secateur.system.compat.sharding_trainer import sharding_of
-from secateur.system.errors import UserError
+from secateur.system.errors import UserError, reason_of
 from secateur.tasks.checkpoint_labels import model_type_of
 from secateur.tasks.rows import check_length
 from secateur.training.checks import check_devices
@@ -233,7 +233,7 @@ def _check_trackers(names: Sequence[str]) -> None:
             compat.tracker_callback(name)()
         except (ValueError, RuntimeError, ImportError) as error:
             raise UserError(
-                f"training.report_to {name!r} cannot be used ({error}): run pip install {name}, or name another tracker"
+                f"training.report_to {name!r} cannot be used ({reason_of(error)}): follow that, or name another tracker"
             ) from error
 
 
