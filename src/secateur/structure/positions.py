@@ -16,18 +16,16 @@ def positions(model: PreTrainedModel) -> int | None:
     None is set by the config of some, and others count the distances of tokens alone: in DeBERTa-v3 the table of
     positions that the family may have is absent, whatever number of them its config names.
     """
-    if _without_table(model):
+    tables = [module for name, module in model.named_modules() if name.endswith(TABLE)]
+    if not tables and _may_have_table(model.config.model_type):
         return None
-    limit = getattr(model.config, "max_position_embeddings", None)
-    for name, module in model.named_modules():
-        if name.endswith(TABLE) and getattr(module, "padding_idx", None) is not None:
-            return module.num_embeddings - module.padding_idx - 1  # positions count from padding_idx + 1
-    return limit
+    for table in tables:
+        if getattr(table, "padding_idx", None) is not None:
+            return table.num_embeddings - table.padding_idx - 1  # positions count from padding_idx + 1
+    return getattr(model.config, "max_position_embeddings", None)
 
 
-def _without_table(model: PreTrainedModel) -> bool:
-    """Whether the model lacks the table of positions that its family describes."""
-    family = ARCHITECTURES.all().get(model.config.model_type)
-    paths = [row.path for row in family.stem if row.path.endswith(TABLE)] if family is not None else []
-    modules = {name for name, _ in model.base_model.named_modules()} if paths else set()
-    return bool(paths) and not modules.intersection(paths)
+def _may_have_table(family: str) -> bool:
+    """Whether a family describes a table of absolute positions, which some of its models lack."""
+    known = ARCHITECTURES.all().get(family)
+    return known is not None and any(row.path.endswith(TABLE) for row in known.stem)
