@@ -9,8 +9,9 @@ import pytest
 import torch
 from small_world import recipe_values, write_world
 
-from secateur.run import output_cache, pipeline, recipe
+from secateur.run import outlook, output_cache, pipeline, recipe
 from secateur.run.context import Context
+from secateur.run.costs import Costs, Speed
 from secateur.run.disk_space import bytes_of_run
 from secateur.run.models import load_teacher, teacher_scores
 from secateur.run.output_cache import Decision, decide
@@ -98,11 +99,49 @@ def test_a_run_that_does_not_take_every_row_caches_none(world, tmp_path):
     assert (one.cached, one.why) == (False, f"the run trains on {taken} rows, and the cache has all {rows}")
     branches = tuple(context_of(world, tmp_path, **{"target.density": 0.5, "target.toward": 0.3}) for _ in range(2))
     assert 2.2 * taken < output_cache.rows_taken(replace(short, branches=branches)) < 2.8 * taken
-    assert (
-        output_cache.rows_taken(context_of(world, tmp_path, **{"training.epochs": None, "training.minutes": 1})) is None
-    )
     outputs.outputs_of(short, load_teacher(short))
     assert output_cache.decision(short).cached
+
+
+MINUTES = {"training.epochs": None, "training.minutes": 1}
+
+
+@pytest.mark.parametrize(("steps", "rows"), [(4, 16), (200, None)])
+def test_a_run_of_minutes_that_does_not_take_every_row_caches_none(steps, rows, world, tmp_path, monkeypatch):
+    """With the teacher in each step the minutes have fewer steps, which are measured again."""
+    context, asked = context_of(world, tmp_path, **MINUTES), []
+    taken = {True: steps, False: steps - 1}
+    costs = Costs(Speed(1.0, 0.0, 0.0), {None: Speed(1.0, 0.0, 0.0)}, False, 0.0, 0.0, 0, None, weights=0, memory={})
+    monkeypatch.setattr(outlook, "measured", lambda context, *_: asked.append(cached(context)) or costs)
+    monkeypatch.setattr(outlook, "steps_for", lambda context, *_: taken[cached(context)])
+    decision = pipeline.decide_cache(context)
+    ahead = pipeline.look_ahead(context, None, decision)
+    assert decision.cached and asked == ([True] if rows is None else [True, False])
+    assert ahead.steps == taken[rows is None]
+    pipeline.announce(context, ahead, decision)
+    all_rows = len(context.data.distillation_rows)
+    why = "" if rows is None else f"the run trains on {rows} rows, and the cache has all {all_rows}"
+    kept = output_cache.reported(context)
+    assert (kept["cached"], kept["why"]) == (rows is None, why)
+    assert cached(pipeline.decided(context)) == (rows is None)
+
+
+def cached(context):
+    return context.recipe.distillation.cache
+
+
+def test_the_rows_of_trials_are_taken_from_the_cache_as_well(world, tmp_path):
+    rows = {
+        name: output_cache.rows_taken(context_of(world, tmp_path, **{"training.epochs": 10, **changed}))
+        for name, changed in {
+            "none": {},
+            "densities": {"target.density": None, "target.keep_score": 0.9},
+            "layers": {"target.units": ["layer", "ffn"], "target.layers": "auto"},
+        }.items()
+    }
+    steps, batch = rows["none"] / 4, 4
+    assert rows["densities"] - rows["none"] == 3 * round(0.1 * steps) * batch
+    assert rows["layers"] - rows["none"] == 2 * round(0.1 * steps) * batch
 
 
 def test_a_resumed_run_follows_the_record(world, tmp_path, monkeypatch):

@@ -21,8 +21,7 @@ from secateur.run.run_rounds import is_open, total_layers, with_all_layers, with
 from secateur.run.score_goal import with_density
 from secateur.run.stages import baselines, density, depth, measure, prune, recover, teacher
 from secateur.run.step_times import tokens_of, trial_recipes
-from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher
-from secateur.run.trials import steps_of_trial
+from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher, steps_of_trial
 from secateur.system.errors import UserError
 from secateur.system.files import read_json
 from secateur.system.quantities import at_least

@@ -21,7 +21,7 @@ from secateur.run.disk_space import bytes_of_moments, bytes_of_run
 from secateur.run.estimate import expected_stages, steps_for, with_middle_density
 from secateur.run.expected_stage import ExpectedStage
 from secateur.run.models import base_model, shaped, teacher_name
-from secateur.run.output_cache import Decision, with_decision
+from secateur.run.output_cache import Decision, decision, with_decision
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows
 from secateur.run.run_rounds import end_of_pruning, is_open, total_layers
@@ -29,8 +29,7 @@ from secateur.run.score_goal import densities_to_try, leaves_density_open, most_
 from secateur.run.size_goal import size_goal_of
 from secateur.run.step_times import measured
 from secateur.run.target import layers_to_try, share_to_keep, space_of
-from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher
-from secateur.run.trials import steps_of_trial
+from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher, steps_of_trial
 from secateur.run.vocabulary_data import reported
 from secateur.surgery.factorisation import AUTO, embedding_rank, rank_text
 from secateur.system.disk import free_bytes, size
@@ -54,10 +53,12 @@ class Outlook:
         disk_bytes: that it needs at most; None where nothing has been measured.
         memory_bytes: kind of memory -> peak of the steps that were measured (`costs.Costs`).
         steps: those that take the minutes of the recipe; None where the recipe has another length, or they are decided.
+        cache: whether the teacher's outputs are cached, where steps of minutes may have changed what was decided.
     """
 
     lines: list[Line]
     stages: list[ExpectedStage]
+    cache: Decision
     disk_bytes: int | None = None
     memory_bytes: Mapping[str, int] = field(default_factory=dict)
     steps: int | None = None
@@ -75,12 +76,12 @@ def outlook(context: Context, table: LatencyTable | None, cache: Decision) -> Ou
     Args:
         context: with what is decided of it already.
         table: the latency table that the check returned (`stages/check.py`).
-        cache: whether the teacher's outputs are cached.
+        cache: whether the teacher's outputs are cached; they are not if the minutes of the recipe are too short for it.
 
     Raises:
         UserError: the minutes of the recipe are too few.
     """
-    context = with_decision(context, cache)
+    asked = context = with_decision(context, cache)
     student = shaped(context, base_model(context))
     densities = densities_to_try(context.recipe, student) if leaves_density_open(context.recipe) else []
     settled = with_middle_density(context, densities)
@@ -89,13 +90,15 @@ def outlook(context: Context, table: LatencyTable | None, cache: Decision) -> Ou
     if costs is not None and run_length.is_open(context.recipe):
         steps = steps_for(settled, space, costs, trials)
         context, settled = (run_length.with_steps(one, steps) for one in (context, settled))
+        if cache.cached and not (shorter := decision(context)).cached:
+            return outlook(asked, table, shorter)  # with the teacher in each step the minutes have fewer of them
     stages = expected_stages(settled, space, costs, trials)
     lines = [*_data(context), *_stages(context, space, densities, cache)]
     if costs is None:
-        return Outlook(lines, stages)
+        return Outlook(lines, stages, cache)
     disk = cache.disk_bytes + bytes_of_run(context, costs.weights, bytes_of_moments(context.recipe, student))
     lines += _costs(context, stages, costs, disk)
-    return Outlook(lines, stages, disk, costs.memory, steps)
+    return Outlook(lines, stages, cache, disk, costs.memory, steps)
 
 
 def _data(context: Context) -> Iterator[Line]:

@@ -24,9 +24,10 @@ from secateur.run.models import base_model, load_teacher, named_teacher
 from secateur.run.recipe import Recipe
 from secateur.run.records import FORMAT, OUTPUTS
 from secateur.run.run_data import Rows
-from secateur.run.run_rounds import changed, end_of_pruning
+from secateur.run.run_rounds import changed, end_of_pruning, is_open
+from secateur.run.score_goal import LADDER, leaves_density_open, most_trials
 from secateur.run.target import schedule_of
-from secateur.run.training_arguments import steps_of_run, uses_bf16
+from secateur.run.training_arguments import steps_of_run, steps_of_trial, uses_bf16
 from secateur.system import processes
 from secateur.system.disk import free_bytes, size
 from secateur.system.errors import UserError
@@ -129,7 +130,7 @@ def teacher_run(context: Context, teacher: PreTrainedModel, rows: Rows) -> Teach
 
 
 def rows_taken(context: Context) -> int | None:
-    """The training rows that pruning and recovery take, repeated ones counted again; None if their steps are not known.
+    """The training rows that pruning, recovery and trials take, repeated ones counted again; None if steps are open.
 
     Each branch recovers on its own, from its cut to the end of the run.
     """
@@ -137,7 +138,14 @@ def rows_taken(context: Context) -> int | None:
     if training.minutes is not None:
         return None
     runs = 1.0 + sum(1.0 - _cut_at(branch.recipe) for branch in context.branches)
-    return round(steps_of_run(context) * training.batch_size * training.accumulate * runs)
+    steps = steps_of_run(context) * runs + _trials(context.recipe) * steps_of_trial(context)
+    return round(steps * training.batch_size * training.accumulate)
+
+
+def _trials(recipe: Recipe) -> int:
+    """About the number of trials of densities and layers, of which two are sure."""
+    densities = most_trials(len(LADDER)) if leaves_density_open(recipe) else 0
+    return densities + (2 if is_open(recipe) else 0)
 
 
 def _cut_at(recipe: Recipe) -> float:

@@ -170,7 +170,7 @@ def _ahead(context: Context, table: LatencyTable | None, cache: Decision | None)
 def announce(context: Context, ahead: Outlook | None, cache: Decision | None) -> None:
     """Log what a run that has begun is going to do, tell the callbacks, and write what is decided."""
     if cache is not None and not context.finished:
-        output_cache.record(context, cache)
+        output_cache.record(context, cache if ahead is None else ahead.cache)
     if ahead is None:
         return
     for what, description in ahead.lines:

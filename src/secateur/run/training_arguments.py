@@ -88,6 +88,11 @@ def steps_of_teacher(context: Context) -> int | None:
     return None if epochs is None else rounded(_steps_of(context, epochs))
 
 
+def steps_of_trial(context: Context) -> int:
+    """Optimizer steps of a trial, of a density or of a number of layers."""
+    return rounded(steps_of_run(context) * context.recipe.method.trial)
+
+
 def rounded(steps: float) -> int:
     """A number of steps, at least one."""
     return max(1, round(steps))

@@ -28,7 +28,7 @@ from secateur.run.stage_trainer import recorded
 from secateur.run.stages.outputs import outputs_of
 from secateur.run.stages.prune import pruning_trainer
 from secateur.run.stages.recover import recovery_trainer
-from secateur.run.training_arguments import rounded, steps_of_run
+from secateur.run.training_arguments import steps_of_trial
 from secateur.run.trial_records import ERROR, RECOVERY, SCORE, Question, short
 from secateur.surgery.masking import attached
 from secateur.system import process_memory, processes
@@ -127,8 +127,3 @@ class Trials:
         task, tokenizer = self.context.data.task.of_training_rows(), self.context.data.tokenizer
         scores, error = scores_with_error(model, task, self.held_out, tokenizer)
         return scores[task.metric], error
-
-
-def steps_of_trial(context: Context) -> int:
-    """Optimizer steps of a trial."""
-    return rounded(steps_of_run(context) * context.recipe.method.trial)
