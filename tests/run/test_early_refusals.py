@@ -57,6 +57,15 @@ def test_what_no_latency_decides_is_refused_before_one_is_measured(changed, matc
         check.check_unmeasured(context(**TIMED | changed), model)
 
 
+def test_layers_are_refused_among_the_units_of_uniform_sizes():
+    uniform = {"target.units": ["layer", "ffn"], "target.uniform": True, "method": "grain"}
+    said = (
+        "^layer cannot be pruned to the same sizes in every layer: choose the units from .*ffn.*, or leave uniform out"
+    )
+    with pytest.raises(UserError, match=said):
+        check.check_unmeasured(context(**uniform), tiny("bert", dtype=torch.float32))
+
+
 @pytest.mark.parametrize("name", sorted(METHODS.all()))
 def test_a_method_that_follows_a_latency_is_made_without_one(name):
     kind = METHODS.get(name)

@@ -301,10 +301,13 @@ def _one_of(alternatives: Sequence[str], *sources: Mapping[str, Any]) -> dict[st
 
 
 def _has_rounds(values: Mapping[str, Any]) -> bool:
-    """Whether these values ask for layers beside finer units, by a method that prunes them in rounds of their own."""
+    """Whether these values ask for layers beside finer units, by a method that prunes them in rounds of their own.
+
+    Uniform sizes have no rounds: their units are checked when the model is known (`UniformParameters.check`).
+    """
     units = values.get("target.units")
     kinds = {kind_of(str(name)) for name in units} if isinstance(units, list | tuple) else set()
-    beside = "layer" in kinds and len(kinds) > 1
+    beside = "layer" in kinds and len(kinds) > 1 and not values.get("target.uniform")
     return beside and values.get("target.keep") is None and METHODS.get(_method(values)).in_rounds
 
 
