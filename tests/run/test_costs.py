@@ -114,8 +114,8 @@ def test_the_seconds_of_each_stage(world):
 def test_trials_of_layers_are_stages_and_the_smallest_number_is_expected(world):
     context = context_of(world, **ROUNDS | {"target.layers": "auto", "method.trial": 0.1})
     found = seconds(context)
-    assert list(found) == ["outputs", "2 layers (trial)", "1 layers (trial)", "prune", "recover", "measure"]
-    assert 0 < found["1 layers (trial)"] < 100 * 1.0
+    assert list(found) == ["outputs", "2 layers (trial)", "1 layer (trial)", "prune", "recover", "measure"]
+    assert 0 < found["1 layer (trial)"] < 100 * 1.0
     steps_after_cut = 1_000 * (1 - (0.5 + 0.5 * 0.5))
     assert found["recover"] == pytest.approx(steps_after_cut * 0.1)
 

@@ -127,6 +127,10 @@ def test_a_recipe_in_rounds_must_fit(values, changed, message):
             {"target.units": ["layer"], "target.layers": None, "training.decay": "run"},
             r"0\.2 of the parameters is out of reach: pruning layer to it leaves nothing of the layers",
         ),
+        (
+            {"target.density": 0.6, "target.layers": 1},
+            r"1 layer has 0\.2500 of the parameters, which is less than the 0\.6000? asked for",
+        ),
         ({"target.density": 0.6}, r"2 layers have 0\.5000 of the parameters, which is less than the 0\.6000 asked for"),
     ],
 )

@@ -24,7 +24,7 @@ from secateur.run.step_times import tokens_of, trial_recipes
 from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher, steps_of_trial
 from secateur.system.errors import UserError
 from secateur.system.files import read_json
-from secateur.system.quantities import at_least
+from secateur.system.quantities import at_least, quantity
 from secateur.training.array_cache import KEY
 from secateur.training.checkpoints import last_checkpoint
 
@@ -127,7 +127,7 @@ class Expectation:
         for layers in self.trials:
             tried = _has_tried(context, layers) or prune.done(context)
             trial = partial(self.trial, self.trials[layers])
-            yield self._training(f"{layers} layers (trial)", f"depth-{layers}", trial, tried)
+            yield self._training(f"{quantity(layers, 'layer')} (trial)", f"depth-{layers}", trial, tried)
         yield self._training("prune", "prune", self.pruning, prune.done(context))
 
     def last_stages(self) -> Iterator[ExpectedStage]:

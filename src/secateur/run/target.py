@@ -34,7 +34,7 @@ from secateur.run.run_rounds import (
 from secateur.run.size_goal import size_goal_of
 from secateur.system import processes
 from secateur.system.errors import UserError
-from secateur.system.quantities import at_most
+from secateur.system.quantities import at_most, quantity
 
 TABLE = "latency.json"
 
@@ -157,11 +157,15 @@ def new_method(recipe: Recipe, model: PreTrainedModel, table: LatencyTable | Non
     start = share_after(rounds, space)
     if share > start:
         raise UserError(
-            f"{recipe.target.layers} layers have {at_most(start, '.4f')} of the {space.budget.name}, which is less "
-            f"than the {share:.6g} asked for: raise target.layers, or ask for less"
+            f"{_layers_have(int(recipe.target.layers or 0))} {at_most(start, '.4f')} of the {space.budget.name}, which "
+            f"is less than the {share:.6g} asked for: raise target.layers, or ask for less"
         )
     space.check_something_fits(share)
     return _method(recipe, space, schedule_of(recipe, share, start))
+
+
+def _layers_have(count: int) -> str:
+    return f"{quantity(count, 'layer')} {'has' if count == 1 else 'have'}"
 
 
 def unmeasured_method(recipe: Recipe, model: PreTrainedModel) -> Method:
