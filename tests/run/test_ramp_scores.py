@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from small_world import ROUNDS, WORDS, config, recipe_values, tokenizer
 from transformers import BertForSequenceClassification
 
+from secateur.budget.space import Space
 from secateur.measure.evaluation import scores_with_error
 from secateur.report.run_log import read
 from secateur.run import pipeline, recipe
 from secateur.run.calibration import Calibration
 from secateur.run.ramp_rows import RampRows
-from secateur.run.ramp_scores import PASSED, RampScores
+from secateur.run.ramp_scores import PASSED, RampScores, _reach
 from secateur.run.run_data import RunData
 from secateur.run.score_goal import ScoreGoal
 from secateur.surgery.checkpoint import load
@@ -164,8 +165,7 @@ def test_a_run_in_rounds_is_scored_in_the_last_one(tmp_path):
     steps, densities = zip(*((point["step"], point["density"]) for point in report.ramp["points"]), strict=True)
     assert steps[0] == 21 and densities[0] == pytest.approx(0.5), "the layers have recovered"
     assert len(steps) == 3 and densities[1] <= 0.4 and densities[2] == pytest.approx(report.density["prunable"])
-    least, largest = report.ramp["reach"]
-    assert largest == pytest.approx(0.5) and 0 < least < 0.2
+    assert report.ramp["reach"] == pytest.approx([0.0, 0.5])
     older = copy_of(tmp_path, "prune", 17)
     ramp = json.loads((older / "ramp.json").read_text())
     ramp["points"] = [{"step": 8, "density": 0.5, "score": 0.1, "standard_error": 0.1}]
@@ -174,10 +174,12 @@ def test_a_run_in_rounds_is_scored_in_the_last_one(tmp_path):
     assert pipeline.run(recipe.make(values), older).ramp == report.ramp
 
 
-def test_the_lowest_density_in_reach_is_that_of_the_units(whole):
-    _, report, _ = whole
-    least, largest = report.ramp["reach"]
-    assert largest == 1.0 and least < report.density["prunable"]
+def test_the_lowest_density_in_reach_is_that_of_the_units(values):
+    """Without neurons the heads are left: 3 (16 + 1) 16 + 16 16 of 1,864 parameters of a layer."""
+    made = recipe.make(values | {"target.units": ["ffn"], "target.density": 0.7})
+    space = Space(BertForSequenceClassification.from_pretrained(values["model"]), "ffn")
+    least, largest = _reach(made, space)
+    assert least == pytest.approx(1072 / 1864) and largest == 1.0
 
 
 def test_the_log_has_the_scores_beside_what_training_logs_at_these_steps(whole):
