@@ -107,6 +107,9 @@ def test_the_seconds_of_each_stage(world):
     evaluated = seconds(context_of(world, **{"training.evaluations": 5}))
     assert evaluated["recover"] - found["recover"] == pytest.approx(5 * 0.002 * tokens["validation"])
     assert seconds(context_of(world, model="encoder"))["teacher"] == pytest.approx(9 * 0.5)
+    sought = seconds(context_of(world, model="encoder", **{"training.teacher_learning_rate": None}))["teacher"]
+    held_out = sum(len(row["input_ids"]) for row in data.held_out_rows)
+    assert sought == pytest.approx((9 + 3 * 9) * 0.5 + 3 * 0.02 * held_out)
     assert "recover" not in seconds(context_of(world, **{"method.end": 1.0}))
     assert set(seconds(context, None).values()) == {None}
 

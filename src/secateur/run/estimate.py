@@ -21,6 +21,7 @@ from secateur.run.run_rounds import is_open, total_layers, with_all_layers, with
 from secateur.run.score_goal import with_density
 from secateur.run.stages import baselines, density, depth, measure, prune, recover, teacher
 from secateur.run.step_times import tokens_of, trial_recipes
+from secateur.run.teacher_search import RATES
 from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher, steps_of_trial
 from secateur.system.errors import UserError
 from secateur.system.files import read_json
@@ -158,11 +159,19 @@ class Expectation:
         return trials + self.pruning() + self.recovery()
 
     def teaching(self) -> float:
-        """The training of the teacher, with its evaluations; at most, where trials choose its steps."""
-        costs = self._measured
+        """The training of the teacher, with its evaluations; at most, where trials choose its steps.
+
+        Those of its learning rate alone are the fewest that choose one.
+        """
+        costs, data = self._measured, self.context.data
         assert costs.teacher_step is not None
-        steps = steps_of_teacher(self.context) or self.context.recipe.training.teacher_steps
-        return steps * costs.teacher_step + self._evaluations(costs.dense)
+        steps, scored = steps_of_teacher(self.context), 0.0
+        if steps is None:
+            steps = self.context.recipe.training.teacher_steps
+        elif teacher.searches(self.context):
+            scored = RATES * self._scoring(data.held_out_rows, costs.dense.scored)
+            steps += RATES * teacher.first_setting(self.context).steps
+        return steps * costs.teacher_step + scored + self._evaluations(costs.dense)
 
     def outputs(self) -> float:
         """The pass of the teacher over the rows for distillation."""

@@ -16,6 +16,9 @@ from secateur.run.trial_records import gain
 PARTS = 32
 """The first trainings are this part of all the steps that the search may take with what follows it."""
 
+RATES = 3
+"""Trainings at least for the learning rate: at the first one, twice that, and then twice that again or half of it."""
+
 
 @dataclass(frozen=True)
 class Setting:

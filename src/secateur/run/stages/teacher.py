@@ -75,12 +75,10 @@ def chosen(context: Context, stopwatch: Stopwatch) -> Setting:
     Args:
         stopwatch: to which the trials count.
     """
-    recipe = context.recipe.training
-    steps, rate = steps_of_teacher(context), first_teacher_rate(context)
-    open_rate, open_length = recipe.teacher_learning_rate is None, steps is None
-    first = Setting(rate, min(steps or recipe.teacher_steps, max(1, recipe.teacher_steps // PARTS)))
-    if not ((open_rate or open_length) and context.data.trial_count):
-        best = Setting(rate, steps or max(1, recipe.teacher_steps // 2))
+    recipe, first = context.recipe.training, first_setting(context)
+    steps, open_rate = steps_of_teacher(context), recipe.teacher_learning_rate is None
+    if not searches(context):
+        best = replace(first, steps=steps or max(1, recipe.teacher_steps // 2))
     else:
         search = TeacherSearch(
             first, partial(_score, context, stopwatch), recipe.teacher_steps, context.data.task.greater_is_better
@@ -90,6 +88,18 @@ def chosen(context: Context, stopwatch: Stopwatch) -> Setting:
         best = replace(search.best, steps=steps or search.choose_length(open_rate))
     processes.on_main(partial(RECORD.write, _folder(context), best.to_dict()))
     return best
+
+
+def searches(context: Context) -> bool:
+    """Whether trials choose what the recipe leaves open, for which there must be rows to hold out."""
+    is_open = context.recipe.training.teacher_learning_rate is None or steps_of_teacher(context) is None
+    return is_open and context.data.trial_count > 0
+
+
+def first_setting(context: Context) -> Setting:
+    """The setting with which a search begins."""
+    most = context.recipe.training.teacher_steps
+    return Setting(first_teacher_rate(context), min(steps_of_teacher(context) or most, max(1, most // PARTS)))
 
 
 def _score(context: Context, stopwatch: Stopwatch, setting: Setting) -> tuple[float, float]:
