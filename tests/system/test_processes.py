@@ -163,7 +163,7 @@ def test_the_rank_decides_which_process_is_the_main_one_and_reports_errors_first
     monkeypatch.setattr(time, "sleep", slept.append)
     processes.let_main_report()
     assert (processes.count(), processes.is_main()) == (4, main)
-    assert slept == [] if main else [processes.GRACE]
+    assert slept == ([] if main else [processes.GRACE])
 
 
 @pytest.mark.parametrize(("variable", "name"), processes.SHARDING.items())

@@ -48,7 +48,7 @@ def test_a_folder_is_removed_once_its_writer_is_known_to_be_dead(tmp_path, dead,
     name = left(tmp_path, f".model.{place}{os.getpid() if alive else dead}.abc", age)
     with atomic_folder(tmp_path / "model"):
         pass
-    assert {path.name for path in tmp_path.iterdir()} == {"model", name} if stays else {"model"}
+    assert {path.name for path in tmp_path.iterdir()} == ({"model", name} if stays else {"model"})
 
 
 def test_a_file_that_still_grows_keeps_an_old_folder(tmp_path, dead):
