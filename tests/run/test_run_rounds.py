@@ -43,10 +43,15 @@ def kept(folder):
     ]
 
 
+def layers_of(report):
+    """The labels of the layers in which neurons are left."""
+    return [row["layer"] for row in report.structure if not row.get("ffn", "0/").startswith("0/")]
+
+
 def test_layers_go_first_and_the_density_is_that_of_the_whole_model(whole):
     folder, report = whole
     assert 0.15 < report.density["prunable"] <= 0.2
-    assert load(folder / "model").config.num_hidden_layers == 2 or len(report.structure) >= 2
+    assert len(layers_of(report)) == 2
     seen = kept(folder)
     assert seen[0][1:] == (4, 4 * 24)
     assert all(neurons == layers * 24 for progress, layers, neurons in seen if progress <= 0.5)
@@ -83,8 +88,9 @@ def test_a_run_goes_on_in_the_round_in_which_it_stopped(values, whole, tmp_path,
 
 def test_several_densities_share_the_layers(values, tmp_path):
     reports = sweep(recipe.make(values | {"target.density": [0.4, 0.2], "training.decay": "run"}), tmp_path)
-    assert [0.8 < report.density["prunable"] / asked <= 1 for report, asked in zip(reports, (0.4, 0.2), strict=True)]
-    assert all(report.density["prunable"] > 0 for report in reports)
+    assert all(0.8 < one.density["prunable"] / asked <= 1 for one, asked in zip(reports, (0.4, 0.2), strict=True))
+    first, second = map(layers_of, reports)
+    assert first == second and len(first) == 2
 
 
 def test_rounds_toward_a_speed_up(values, tmp_path):
