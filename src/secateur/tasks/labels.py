@@ -7,7 +7,6 @@ from sorting. A sorted order says nothing about a head whose labels have no name
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,6 @@ from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value
 from secateur.system.errors import UserError
 from secateur.tasks.columns import check_count, listed
 from secateur.tasks.origin import Splits, origin_of
-
-log = logging.getLogger(__name__)
 
 Order = Literal["asked", "data", "sorted"]
 """Where the order of labels comes from: the user, the data, or sorting strings."""

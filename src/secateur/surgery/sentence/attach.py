@@ -24,8 +24,6 @@ from secateur.surgery.sentence.folder import write_head
 from secateur.surgery.sentence.head import SentenceHead
 from secateur.system.errors import UserError
 
-OUTPUT = "sentence_embedding"
-"""The name of the vectors among the outputs of a model."""
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 """The names of the folders that Trainer writes while it trains, and resumes from."""
 
