@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -21,9 +22,11 @@ from secateur.run.baselines.layers import FirstLayers, LayerCuts, SpreadLayers, 
 from secateur.run.baselines.tfidf import fitted, logits_of
 from secateur.run.callbacks import Recorded
 from secateur.run.context import Context
+from secateur.run.expected_stage import StageWatch
 from secateur.run.finished_runs import read
 from secateur.run.run_comparison import compare
 from secateur.run.run_data import RunData
+from secateur.run.run_folder import locked
 from secateur.run.stages import baselines
 from secateur.surgery.checkpoint import load
 from secateur.surgery.cut import cut
@@ -181,13 +184,40 @@ def test_an_interrupted_baseline_goes_on_and_a_finished_one_is_not_made_again(va
         assert not (tmp_path / "baselines" / name / "train").exists()
 
 
+class Watch(StageWatch):
+    """Notes the stages that it is told of, and the baselines that are trained."""
+
+    def __init__(self):
+        self.entered, self.trained = [], []
+
+    def expect(self, stages):
+        pytest.fail("nothing is known of what follows")
+
+    def enter(self, stage):
+        self.entered.append(stage)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trained.append(Path(args.output_dir).parent.name)
+
+
+def test_no_baseline_is_made_before_all_folders_are_held(whole, tmp_path, monkeypatch):
+    folder, report = whole
+    run = replace(read([folder])[0], report=replace(report, baselines=None))
+    other = replace(run, folder=tmp_path)
+    monkeypatch.setattr(finished_baselines, "_made", lambda *_: pytest.fail("it would be made"))
+    with locked(tmp_path), pytest.raises(UserError, match="another process is running in"):
+        finished_baselines.with_baselines([run, other])
+
+
 def test_baselines_of_a_finished_run_are_made_once_and_compared(values, whole, tmp_path, monkeypatch):
     """Those of a run that has some are shown as they are."""
     folder, _ = whole
     plain = pipeline.run(recipe.make(values | {"measurement.baselines": False, "target.density": 0.5}), tmp_path)
     assert plain.baselines is None and not (tmp_path / "baselines").exists()
     monkeypatch.setattr(finished_baselines, "BASELINES", SimpleNamespace(all=lambda: ASKED))
-    runs = finished_baselines.with_baselines(read([folder, tmp_path]))
+    watch = Watch()
+    runs = finished_baselines.with_baselines(read([folder, tmp_path]), callbacks=[watch])
+    assert watch.entered == ["baselines"] and set(watch.trained) == {"first-layers", "spread-layers"}
     assert runs[1].report == Report.load(tmp_path) and tuple(rows_of(runs[1].report)) == ASKED
     assert not (tmp_path / "cache").exists() and "What you would otherwise take" in (tmp_path / "report.md").read_text()
     monkeypatch.setattr(baselines, "make", None)

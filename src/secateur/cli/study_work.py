@@ -11,6 +11,7 @@ from secateur.budget.amounts import batch_and_tokens, fractions
 from secateur.cli.given_data import opened_data
 from secateur.cli.options import SHAPES
 from secateur.cli.output import show_json, show_lines
+from secateur.cli.progress import watching
 from secateur.cli.recipe_options import names_of
 from secateur.cli.study_output import show_comparison, show_sensitivity
 from secateur.measure.evaluation import fitted_to
@@ -69,7 +70,8 @@ def compare_runs(
     _make_folder(output, "compare")
     others = score_models(against or [], finished, data)
     if baselines:
-        finished = with_baselines(finished, data)
+        with watching() as watch:
+            finished = with_baselines(finished, data, [watch])
     how: dict[str, Any] = {"repeats": REPEATS if repeats is None else repeats, "threads": threads}
     times = measure_models(finished, others, shapes, **how) if measure else None
     comparison = compare(finished, others, times, baselines=baselines)
