@@ -123,6 +123,21 @@ def test_trials_of_layers_are_stages_and_the_smallest_number_is_expected(world):
     assert found["recover"] == pytest.approx(steps_after_cut * 0.1)
 
 
+def test_a_trial_of_scores_recovers_with_all_weights_at_the_speed_of_the_result(world):
+    """Of 100 steps 30 prune, of frozen weights, which do not shrink."""
+    context = context_of(
+        world, model="classifier", **{"method": "subset", "method.train": "scores", "method.trial": 0.1}
+    )
+    frozen, data = replace(COSTS, shrinks=False), context.data
+    scored = 0.004 * sum(len(row["input_ids"]) for row in data.held_out_rows)
+    (tried,) = (
+        stage.seconds
+        for stage in expected_stages(context, space(context), frozen, density_trials=1)
+        if stage.name == "densities (trials)"
+    )
+    assert tried == pytest.approx(30 * 1.0 + 70 * 0.2 + scored)
+
+
 def test_what_exists_takes_no_time(world, tmp_path):
     context = replace(context_of(world), folder=tmp_path)
     (tmp_path / "cache" / "0123456789abcdef").mkdir(parents=True)

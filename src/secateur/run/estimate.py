@@ -17,7 +17,7 @@ from secateur.run.models import teacher_name
 from secateur.run.ramp_rows import RampRows
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows
-from secateur.run.run_rounds import is_open, total_layers, with_all_layers, with_layers
+from secateur.run.run_rounds import end_of_pruning, is_open, total_layers, with_all_layers, with_layers
 from secateur.run.score_goal import with_density
 from secateur.run.stages import baselines, density, depth, measure, prune, recover, teacher
 from secateur.run.step_times import tokens_of, trial_recipes
@@ -188,11 +188,20 @@ class Expectation:
         return max(0, self.density_trials - density.QUESTION.tried(self.context.folder))
 
     def trial(self, recipe: Recipe) -> float:
-        """A trial: pruning to the target and recovery, without evaluations, and a score."""
+        """A trial: pruning to the target and recovery, without evaluations, and a score.
+
+        The steps before pruning are measured with frozen weights if those are while the model is pruned; the recovery
+        trains them, and cuts the model first if it shrinks.
+        """
         pace = Pace(recipe, self.space, self._measured)
-        steps = steps_of_trial(self.context)
+        steps, end = steps_of_trial(self.context), 1.0
+        recovering = pace.target.step
+        if recipe.method.train == "scores":
+            end = end_of_pruning(recipe)
+            recovering = recovering if recipe.method.shrink else max(recovering, self._measured.dense.step)
+        trained = steps * (end * pace.pruning(end).step + (1.0 - end) * recovering)
         scored = self._scoring(self.context.data.held_out_rows, pace.target.scored)
-        return steps * pace.pruning(1.0).step + pace.cutting(1.0, steps) + scored
+        return trained + pace.cutting(end, steps * end) + scored
 
     def pruning(self) -> float:
         """The steps until the cut, their evaluations, and the scores at some densities."""
