@@ -1,7 +1,7 @@
-"""Heads of many sizes on a GPU, whose fused kernels demand aligned inputs: every layout, mask, bias, dtype and mode.
+"""Law 15 on a GPU, whose fused kernels demand aligned inputs: heads of many sizes in every layout.
 
-The models are wide enough that heads have odd widths around 16; lengths are odd, multiples of 4, and longer than what
-a kernel takes at a time. In every case the cut model gives what the masked one gives, and gradients for it.
+Every mask, bias, dtype and mode is tested. The models are wide enough that heads have odd widths around 16; lengths are
+odd, multiples of 4, and longer than what a kernel takes at a time. In every case the cut model gives what the masked one gives, and gradients for it.
 """
 
 import pytest

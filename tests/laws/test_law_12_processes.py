@@ -2,7 +2,6 @@
 
 Every row of a step counts alike.
 
-
 Rows are of different lengths, so that no two processes have as many tokens, and their number is none that batches
 divide. What is left is noise; SGD lets it stay what it is, where Adam blows up that of a gradient of 0 (key biases).
 Cases in parts are of a decoder without biases, which FSDP splits among the processes. The second process has its models

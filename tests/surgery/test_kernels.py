@@ -1,4 +1,7 @@
-"""What the fused attention kernels of a GPU are passed, seen without one: the CPU is given the rules of a GPU."""
+"""Law 15: what fused kernels are passed is aligned, on every device.
+
+What the attention kernels of a GPU are passed is seen without one: the CPU is given the rules of a GPU.
+"""
 
 from contextlib import contextmanager
 from types import SimpleNamespace
