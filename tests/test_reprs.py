@@ -6,6 +6,7 @@ from small_world import write_data
 from tiny_models import tiny
 
 import secateur as sec
+from secateur.methods import METHODS
 from secateur.tasks import TASKS
 from secateur.tasks.task import Task
 
@@ -36,6 +37,10 @@ def test_every_task_is_printed_in_one_line(name):
     assert TASKS.get(name).__repr__ is Task.__repr__
 
 
-def test_every_method_says_what_it_is():
+@pytest.mark.parametrize("name", METHODS.all())
+def test_every_method_says_what_it_is(name):
     space = sec.Space(tiny("bert", dtype=torch.float32), "ffn")
-    assert repr(sec.Random(space, 0.7)).startswith("Random(")
+    method = METHODS.get(name)(space, 0.7)
+    said, units = repr(method), f"{len(space)} of {len(space)} units alive, {space!r})"
+    assert said.startswith(f"{METHODS.get(name).__name__}(") and said.endswith(f", progress 0.00, {units}")
+    assert "\n" not in said and repr(method.share_schedule) in said

@@ -899,8 +899,8 @@ def test_sensitivity_scores_every_group(secateur, world, tmp_path):
     assert (found["rows"], found["evidence"], found["by"]) == (8, 8, "gradient")
     assert {"version": 1, **found} == json.loads((tmp_path / "pages" / "sensitivity.json").read_text())
     shown = secateur("sensitivity", world / "classifier", *words, "--by", "magnitude", "--units", "ffn")
-    assert "ffn, 24 units" in shown.stdout and "standard error" in shown.stdout and "2 cuts" not in shown.stderr
-    assert "choosing units by magnitude" in shown.stderr
+    assert "ffn, 24 units" in shown.stdout and "standard error" in shown.stdout
+    assert "choosing units by magnitude" in shown.stderr and "scoring 4 cuts" in shown.stderr
 
 
 def test_sensitivity_refuses_a_users_mistakes(secateur, world, tmp_path):

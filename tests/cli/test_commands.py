@@ -112,13 +112,12 @@ def options_of(name):
 
 
 def test_the_help_says_the_defaults_that_a_command_has():
-    cut, prune, verify = map(options_of, ("cut", "prune", "verify"))
+    cut, prune = map(options_of, ("cut", "prune"))
     assert all(",".join(METHODS.get(name).defaults["target.units"]) == "head,ffn" for name in ("fisher", "obs"))
     assert "those of the method (head,ffn of fisher and obs), else ffn,qk,vo" in cut["--units"]
     assert "x".join(map(str, SHAPE)) in cut["--shape"] and "measurement.shapes" not in cut["--shape"]
     assert "several" not in cut["--density"] and "several" in prune["--density"]
     assert "or those of the method" in prune["--units"] and "or that of the task" in prune["--max-length"]
-    assert "--data also" not in verify["--exported"]
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"]])
