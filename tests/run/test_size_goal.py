@@ -61,7 +61,8 @@ def test_a_cut_with_a_sentence_head_is_as_large_as_asked_for_in_16_bits(tmp_path
     save(small, tmp_path, store="bf16")
     files = [path.stat().st_size for path in tmp_path.rglob("*.safetensors")]
     assert len(files) == 2 and 27_000 < sum(files) <= 30_000
-    assert load(tmp_path).plan["size"] == {"asked_bytes": 30_000, "bytes": sum(files)}
+    size = load(tmp_path).plan["size"]
+    assert (size["asked_bytes"], size["bytes"]) == (30_000, sum(files)) and size["unpruned_bytes"] > 30_000
 
 
 def test_factorised_embeddings_leave_more_of_the_layers(dense):

@@ -208,7 +208,7 @@ def test_a_dense_folder(tmp_path):
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"null", b"[]", b'"bert"'])
 def test_a_config_that_is_not_a_config(folder, text):
     (folder / "config.json").write_bytes(text)
-    assert_refused(folder, "config.json is damaged" if text[:1] in b"{\xff" else "supported are bart, bert")
+    assert_refused(folder, "config.json is damaged")
 
 
 CONFIGS = {
@@ -216,7 +216,7 @@ CONFIGS = {
         lambda c: c.update(model_type="bort"),
         "'bort': supported are bart, bert, camembert, deberta-v2, ",
     ),
-    "no type": (lambda c: c.pop("model_type"), "supported are bart, bert"),
+    "no type": (lambda c: c.pop("model_type"), "has no model_type"),
     "odd type": (lambda c: c.update(model_type=["bert"]), "supported are bart, bert"),
     "another type": (lambda c: c.update(model_type="roberta"), ""),
     "a word for a size": (lambda c: c.update(hidden_size="big"), "hidden_size"),

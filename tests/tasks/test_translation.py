@@ -479,7 +479,7 @@ def test_label_smoothing_is_spread_over_all_classes(task, made, tmp_path):
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0])
 def test_a_smoothing_outside_0_to_1_is_refused(smoothing):
-    with pytest.raises(UserError, match="it is the part of a label"):
+    with pytest.raises(UserError, match=rf"smoothing is {smoothing}: expected a number from 0 on and below 1"):
         Labels(smoothing=smoothing)
 
 

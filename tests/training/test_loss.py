@@ -54,7 +54,8 @@ def test_what_a_cut_model_without_its_plan_does_not_say_is_refused(units, fits, 
     TermLoss([Labels(), Logits(2.0)], found, teacher, ["labels"]).bind(teacher)
     loss = TermLoss([Hidden()], found, teacher, ["labels"])
     if fits:
-        return loss.bind(teacher)
+        loss.bind(teacher)
+        return
     with pytest.raises(UserError, match=r"was cut and has no plan, by which hidden would .* its plan\.json"):
         loss.bind(teacher)
 

@@ -209,7 +209,9 @@ def read_config(folder: Path) -> Any:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: give the path of a saved model")
     data = _read_json(folder / "config.json", f"{folder} is not a model folder")
-    check_family(data.get("model_type") if isinstance(data, dict) else None, str(folder))
+    if not isinstance(data, dict):
+        raise UserError(f"{folder}/config.json is damaged: expected keys with values, got {_shown(data)}")
+    check_family(data.get("model_type"), str(folder))
     if data.get("secateur") is not None:
         try:
             Structure.from_dict(data["secateur"])
