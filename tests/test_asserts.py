@@ -36,7 +36,9 @@ def lines_always_true(text: str) -> list[int]:
 @pytest.mark.parametrize("name", FILES)
 def test_every_assert_can_fail(name):
     lines = lines_always_true((TESTS / name).read_text(encoding="utf-8"))
-    assert not lines, f"tests/{name}, lines {lines}: always true; a comparison with a condition needs brackets around it"
+    assert not lines, (
+        f"tests/{name}, lines {lines}: always true; a comparison with a condition needs brackets around it"
+    )
 
 
 @pytest.mark.parametrize(

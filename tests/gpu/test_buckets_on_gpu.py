@@ -1,7 +1,8 @@
 """Law 15 on a GPU, whose fused kernels demand aligned inputs: heads of many sizes in every layout.
 
 Every mask, bias, dtype and mode is tested. The models are wide enough that heads have odd widths around 16; lengths are
-odd, multiples of 4, and longer than what a kernel takes at a time. In every case the cut model gives what the masked one gives, and gradients for it.
+odd, multiples of 4, and longer than what a kernel takes at a time. In every case the cut model gives what the masked
+one gives, and gradients for it.
 """
 
 import pytest
