@@ -1,6 +1,8 @@
 """A teacher of another depth than its student: the plan fits the student, and the whole job is done."""
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from small_world import config, recipe_values, tokenizer, write_data, write_model
 from transformers import BertForSequenceClassification
 
@@ -27,5 +29,9 @@ def test_a_student_may_be_less_deep_than_its_teacher(tmp_path, rate):
         values |= {"training.decay": "stage", "training.recover_learning_rate": rate}
     report = pipeline.run(recipe.make(values), tmp_path / "run")
     assert len(report.structure) >= 2 and 0 < report.density["prunable"] <= values["target.density"]
-    assert load(tmp_path / "run" / "model").config.num_hidden_layers == 2
+    made, student = load(tmp_path / "run" / "model"), load_file(tmp_path / "student" / "model.safetensors")
+    assert made.config.num_hidden_layers == 2
+    frozen = {f"bert.{name}": weight for name, weight in student.items() if name.startswith("embeddings.")}
+    assert any("LayerNorm" in name for name in frozen)
+    assert all(torch.equal(made.state_dict()[name], weight) for name, weight in frozen.items())
     assert report.parameters["teacher"] > report.parameters["model"]
