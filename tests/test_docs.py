@@ -28,6 +28,7 @@ from secateur.methods import METHODS
 from secateur.run import recipe
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.groups import UNITS
+from secateur.system.errors import UserError
 from secateur.tasks import TASKS
 
 DOCS = ROOT / "docs"
@@ -224,25 +225,25 @@ def test_every_notebook_runs(path, place):
 
 
 @pytest.mark.parametrize(
-    ("language", "text"),
+    ("language", "text", "error", "words"),
     [
-        ("", "secateur list\n"),
-        ("console", "$ secateur list\n"),
-        ("bash", "secateur prone m\n"),
-        ("bash", "secateur list --jsn\n"),
-        ("bash", "secateur inspect some-other-model\n"),
-        ("bash", "make everything\n"),
-        ("bash", "pip install 'secateur[abacus]'\n"),
-        ("bash", "python examples/nothing.py\n"),
-        ("bash", "rm -r runs\n"),
-        ("python", "import secateur\nsecateur.lod('x')\n"),
-        ("py", "import fastembed as\n"),
-        ("yaml", "densty: 0.1\n"),
-        ("json", "{'a': 1}\n"),
+        ("", "secateur list\n", AssertionError, "here: a block in no language"),
+        ("console", "$ secateur list\n", AssertionError, "here: a block in 'console'"),
+        ("bash", "secateur prone m\n", AssertionError, "(?s)here: secateur prone m.*No such command 'prone'"),
+        ("bash", "secateur list --jsn\n", AssertionError, "(?s)here: secateur list --jsn.*No such option"),
+        ("bash", "secateur inspect some-other-model\n", AssertionError, "(?s)here: .*some-other-model is not a folder"),
+        ("bash", "make everything\n", AssertionError, "here: make everything"),
+        ("bash", "pip install 'secateur[abacus]'\n", AssertionError, r"here: pip install 'secateur\[abacus\]'"),
+        ("bash", "python examples/nothing.py\n", AssertionError, "here: python examples/nothing.py"),
+        ("bash", "rm -r runs\n", pytest.fail.Exception, "here: rm -r runs: this command is neither run nor known"),
+        ("python", "import secateur\nsecateur.lod('x')\n", AttributeError, "lod"),
+        ("py", "import fastembed as\n", SyntaxError, "invalid syntax|Expected"),
+        ("yaml", "densty: 0.1\n", UserError, "densty"),
+        ("json", "{'a': 1}\n", json.JSONDecodeError, "Expecting property name"),
     ],
 )
-def test_a_failing_block_is_found(language, text, place):
-    with pytest.raises((Exception, pytest.fail.Exception)):
+def test_a_failing_block_is_found(language, text, error, words, place):
+    with pytest.raises(error, match=words):
         Page().run(Block("here", language, text))
 
 
