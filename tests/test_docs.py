@@ -227,11 +227,16 @@ def test_every_notebook_runs(path, place):
 @pytest.mark.parametrize(
     ("language", "text", "error", "words"),
     [
-        ("", "secateur list\n", AssertionError, "here: a block in no language"),
+        ("", "secateur list\n", AssertionError, "here: a block in 'no language'"),
         ("console", "$ secateur list\n", AssertionError, "here: a block in 'console'"),
         ("bash", "secateur prone m\n", AssertionError, "(?s)here: secateur prone m.*No such command 'prone'"),
         ("bash", "secateur list --jsn\n", AssertionError, "(?s)here: secateur list --jsn.*No such option"),
-        ("bash", "secateur inspect some-other-model\n", AssertionError, "(?s)here: .*some-other-model is not a folder"),
+        (
+            "bash",
+            "secateur inspect some-other-model\n",
+            AssertionError,
+            "(?s)here: .*model 'some-other-model' cannot be loaded",
+        ),
         ("bash", "make everything\n", AssertionError, "here: make everything"),
         ("bash", "pip install 'secateur[abacus]'\n", AssertionError, r"here: pip install 'secateur\[abacus\]'"),
         ("bash", "python examples/nothing.py\n", AssertionError, "here: python examples/nothing.py"),
