@@ -7,7 +7,7 @@ from pathlib import Path
 LAWS = Path(__file__).parent
 
 
-def tested():
+def numbers_by_file():
     """File -> the numbers of the laws that it says it tests."""
     found = {}
     for path in LAWS.parent.rglob("test_*.py"):
@@ -24,4 +24,4 @@ def test_the_list_of_laws_names_the_files_that_test_them():
     for number, cells in rows:
         for name in re.findall(r"\]\(([^)]+)\)", cells):
             listed.setdefault((LAWS / name).resolve(), []).append(int(number))
-    assert listed == tested()
+    assert listed == numbers_by_file()

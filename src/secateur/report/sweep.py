@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 FINISHED, STOPPED, FAILED, RUNNING, WAITING = "finished", "stopped", "failed", "running", "waiting"
-STATES = (FINISHED, STOPPED, FAILED, RUNNING, WAITING)
-"""Of a trial: its run is finished; was stopped early; has failed; is running; or will be run again, having been
+"""States of a trial: its run is finished; was stopped early; has failed; is running; or will be run again, having been
 interrupted."""
 
 
