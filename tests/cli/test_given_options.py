@@ -341,7 +341,7 @@ ROWS = {
             "check_measurable": {"runs": RUNS, "others": ["c", "d"], "shapes": [(4, 16)]},
             "refuse_unwritable_file": {"file": Path("o/compare.json")},
             "score_models": {"names": ["c", "d"], "runs": RUNS, "source": "x"},
-            "with_baselines": {"runs": RUNS, "source": "x"},
+            "with_baselines": {"runs": RUNS, "source": "x", "callbacks": ANY},
             "measure_models": {
                 "runs": ["with baselines"],
                 "others": ["scored"],
@@ -452,6 +452,7 @@ def test_what_is_given_on_the_command_line_arrives_where_it_is_used(title, monke
     row = ROWS[title]
     if row.module == "sweep_work":
         pytest.importorskip("optuna")
+        monkeypatch.setattr("secateur.cli.sweep_work.extensions", [])  # those of other tests in this process
     monkeypatch.chdir(tmp_path)
     got = recorded(row, monkeypatch)
     with pytest.raises(Ended):

@@ -68,7 +68,7 @@ def counts_with(words, world):
 
 @pytest.mark.parametrize("units", [(), ("--density", 0.5)], ids=["embeddings alone", "units too"])
 def test_a_cut_weights_rows_by_the_texts_at_hand(world, tmp_path, units):
-    """Those of the data, of the vocabulary, or both, by a plan too; without texts, or on request, all alike."""
+    """Those of the data, by a plan too, or else of the vocabulary; without texts, or on request, all alike."""
     words, data = (*units, "--embedding-rank", 4), ("--data", world / "data.csv", "--max-length", 32, "--no-refit")
     ways = {
         "alike": words,
@@ -85,7 +85,7 @@ def test_a_cut_weights_rows_by_the_texts_at_hand(world, tmp_path, units):
     expected |= {name: factorise(whole(world), 4, counts) for name in ("data", "plan")}
     fewer = cut_rows(whole(world), Vocabulary(12, KEPT))
     expected["vocabulary"] = factorise(fewer, 4, USED)
-    expected["both"] = factorise(fewer, 4, USED + counts_with(tokenizer(words=[WORDS[piece] for piece in KEPT]), world))
+    expected["both"] = factorise(fewer, 4, counts_with(tokenizer(words=[WORDS[piece] for piece in KEPT]), world))
     for name, model in expected.items():
         torch.testing.assert_close(product(load(tmp_path / name)), product(model), msg=name)
     found = json.loads(secateur("verify", tmp_path / "data", "--dense", world / "classifier", "--json"))

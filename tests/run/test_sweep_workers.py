@@ -31,9 +31,10 @@ PARENT = """
 import signal, sys
 from secateur.run.sweep import workers
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would ignore
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
 workers.sys.executable, folder = sys.argv[1:]
 try:
-    workers.run_workers([folder], 2, print)
+    workers.run_workers([folder], 2, lambda line: sys.stdout.write(line + "\\n"))  # print writes the end by itself
 except KeyboardInterrupt:
     print("left")
 """

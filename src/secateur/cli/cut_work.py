@@ -239,15 +239,16 @@ def _counts(
     svd: str,
     pieces: Vocabulary | None,
 ) -> Tensor | None:
-    """How often each piece that is kept occurs in the data and in the texts of the vocabulary; None without any."""
+    """How often each piece that is kept occurs in the data, or else in the texts of the vocabulary; None without.
+
+    A plan of such a cut has the vocabulary and not its texts, so that with the same data it gives the same rows.
+    """
     if svd == "plain":
         return None
-    counts = None if rows is None else rows.piece_counts(pieces)
+    if rows is not None:
+        return rows.piece_counts(pieces)
     kept = _cut_tokenizer(tokenizer, pieces)
-    if kept is None or not texts:
-        return counts
-    own = text_counts(kept, texts, len(kept))
-    return own if counts is None else counts + own
+    return text_counts(kept, texts, len(kept)) if kept is not None and texts else None
 
 
 def _own_plan(whole: PreTrainedModel, done: Cut) -> dict[str, Any] | None:
