@@ -152,37 +152,36 @@ def test_a_run_says_how_its_teacher_was_trained_and_reports_it(world, tmp_path):
     assert any(note.startswith(f"the teacher was trained in {how['steps']} steps at ") for note in footnotes(report))
 
 
-def test_an_interrupted_search_repeats_no_trial(world, tmp_path, monkeypatch):
-    made = values(world, **{"training.teacher_learning_rate": 0.01, "training.teacher_steps": 32})
-    real, calls = teacher.scores_with_error, []
+def interrupted_in_the_second(monkeypatch, seen_at_a_score):
+    """Let a search be interrupted when it scores its second trial; returns the list of what is seen at each score."""
+    real, seen = teacher.scores_with_error, []
 
-    def failing(*arguments):
-        calls.append(1)
-        if len(calls) == 2:
+    def scored(*arguments):
+        seen.append(seen_at_a_score())
+        if len(seen) == 2:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(teacher, "scores_with_error", failing)
+    monkeypatch.setattr(teacher, "scores_with_error", scored)
+    return seen
+
+
+def test_an_interrupted_search_repeats_no_trial(world, tmp_path, monkeypatch):
+    made = values(world, **{"training.teacher_learning_rate": 0.01, "training.teacher_steps": 32})
+    calls = interrupted_in_the_second(monkeypatch, lambda: 1)
     with pytest.raises(KeyboardInterrupt):
         stage_of_teacher(made, tmp_path / "run")
     how = stage_of_teacher(made, tmp_path / "run")
     assert len(calls) == 1 + len(how["trials"])
-    monkeypatch.setattr(teacher, "scores_with_error", real)
+    monkeypatch.undo()
     assert stage_of_teacher(made, tmp_path / "whole") == how
 
 
 def test_trials_count_before_all_of_them_have_ended(world, tmp_path, monkeypatch):
     """A process that is killed in the second trial writes nothing any more."""
     made = values(world, **{"training.teacher_learning_rate": 0.01, "training.teacher_steps": 32})
-    real, seconds = teacher.scores_with_error, []
-
-    def scored(*arguments):
-        seconds.append(Accounting(tmp_path / "run").seconds().get("teacher"))
-        if len(seconds) == 2:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(teacher, "scores_with_error", scored)
+    recorded = Accounting(tmp_path / "run")
+    seconds = interrupted_in_the_second(monkeypatch, lambda: recorded.seconds().get("teacher"))
     with pytest.raises(KeyboardInterrupt):
         stage_of_teacher(made, tmp_path / "run")
     assert None not in seconds and 0 <= seconds[0] <= seconds[1]

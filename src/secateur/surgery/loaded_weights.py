@@ -45,7 +45,7 @@ def check_encoder(model: PreTrainedModel, loading: Mapping[str, Collection[str]]
     _refuse_unexpected(model, unexpected, source)
 
 
-def of_head(model: PreTrainedModel, keys: Collection[str]) -> list[str]:
+def outside_encoder(model: PreTrainedModel, keys: Collection[str]) -> list[str]:
     """Those of the names of weights that are no part of the encoder, in order."""
     return sorted(key for key in keys if not _of_encoder(key, model))
 

@@ -20,7 +20,7 @@ from secateur.surgery.auto_classes import auto_class_of, own_auto_class, support
 from secateur.surgery.cross_encoders import with_activation
 from secateur.surgery.hub import local_folder
 from secateur.surgery.image_reader import ImageReader
-from secateur.surgery.loaded_weights import check_encoder, check_whole, of_head
+from secateur.surgery.loaded_weights import check_encoder, check_whole, outside_encoder
 from secateur.surgery.padding import lacks_padding
 from secateur.surgery.sentence.folder import pools_states
 from secateur.system.errors import MissingPackage, UserError, as_user_error, reason_of
@@ -107,10 +107,10 @@ def _check_unnamed(model: PreTrainedModel, loading: Mapping[str, Collection[str]
     """Check the encoder of a checkpoint whose config names no class, and name its class there."""
     check_encoder(model, loading, f"model {str(name)!r}")
     model.config.architectures = [type(model).__name__]
-    if head := of_head(model, loading["unexpected_keys"]):
+    if left_out := outside_encoder(model, loading["unexpected_keys"]):
         log.warning(
             "the config of %s names no class: this is its encoder, without %s outside it (the first is %s)",
-            name, quantity(len(head), "weight"), head[0],
+            name, quantity(len(left_out), "weight"), left_out[0],
         )  # fmt: skip
 
 

@@ -74,7 +74,7 @@ class StageOrder:
 class SplitBatches(BatchSampler):
     """Splits each batch of a run in one process into one part for each process, which come one after another.
 
-    Rows by length come in the batches of `ByLength`, which one sequence of rows does not tell.
+    Rows by length come in the batches of `ByLength`: cut out of its rows, those behind a short one would be shifted.
 
     Parts differ by one row at most. If the last batch of an epoch has fewer rows than there are processes, those
     without a row take its first one.
@@ -152,11 +152,11 @@ class ByLength(LengthGroupedSampler):
             size: rows of a batch: those by which rows were grouped, or a micro-batch of these.
         """
         epoch, start = divmod(self.first, self.rows)
-        earlier = self._batches(epoch + self.epoch, size)
+        earlier = self._of_epoch(epoch + self.epoch, size)
         yield from islice(earlier, start // size, None)
-        yield from islice(self._batches(epoch + self.epoch + 1, size), start // size)
+        yield from islice(self._of_epoch(epoch + self.epoch + 1, size), start // size)
 
-    def _batches(self, epoch: int, size: int) -> Iterator[list[int]]:
+    def _of_epoch(self, epoch: int, size: int) -> Iterator[list[int]]:
         """Batches of rows of similar length, in random order; the last one may be smaller."""
         self.generator.manual_seed(1_000_003 * self.seed + epoch)
         rows = [row for group in super().__iter__() for row in self.groups[group]]
