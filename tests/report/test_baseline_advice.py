@@ -50,6 +50,18 @@ def test_layers_that_are_as_good_at_the_same_latency_are_named_as_simpler():
     assert baselines.advice(found) in to_markdown(found)
 
 
+def test_forwards_say_nothing_of_a_run_for_a_time_of_generation():
+    of_generation = {"target": {"protocol": {"part": "generation, greedy"}}}
+    fast, small = row("first-layers", 0.884, 0.1, 50_000_000), row("spread-layers", 0.884, 0.1, 47_000_000)
+    found = replace(report(fast), **of_generation)
+    assert baselines.advice(found) == "The pruned model is ahead of its baselines: none has its score at its size."
+    assert baselines.table(found)[1][1][-2] == "1.00"
+    assert baselines.advice(replace(report(small), **of_generation)) == (
+        "As good and simpler: spread-layers (accuracy 0.8840, 47.0 MB; the pruned model 0.8730 ± 0.0100, 48.0 MB): "
+        "it is no larger."
+    )
+
+
 @pytest.mark.parametrize(
     ("score", "ms", "size", "end"),
     [

@@ -2,13 +2,14 @@
 
 A baseline is as good if its score is at least that of the pruned model, less its standard error, and better than that
 of a constant prediction. It is compared with the pruned model in its own runtime, in every dtype in which that was
-measured; otherwise with it in PyTorch.
+measured; otherwise with it in PyTorch. Latencies are of forwards, and decide nothing where the run was for a time of
+generation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from secateur.report.html import Content, DataTable, Notes, Section, Text
@@ -17,9 +18,12 @@ from secateur.report.size_text import megabytes
 
 HEADING = "What you would otherwise take"
 AHEAD = "The pruned model is ahead of its baselines: none has its score at its latency or at its size."
+AHEAD_IN_SIZE = "The pruned model is ahead of its baselines: none has its score at its size."
 TOLERANCE = 0.05
 """The part by which a latency may be longer and count as the same: medians of one model differ by about as much."""
 PYTORCH = "pytorch"
+GENERATION = "generation"
+"""How the part begins that the protocol of a target names (`measure.generation.part_text`) which times one."""
 
 Shape = tuple[int, int]
 """(batch, tokens)"""
@@ -88,15 +92,24 @@ def advice(report: Report) -> str:
 
     Of several the one is named that is no slower and no larger, that needs no training, that is smaller, or better.
     """
-    candidates = others(report)
+    candidates = _compared(report, others(report))
     if not candidates:
         return ""
     sign = 1.0 if report.greater_is_better else -1.0
     found = [(one, equalled) for one in candidates if (equalled := _equalled(report, one, sign))]
     if not found:
-        return AHEAD
+        return AHEAD if _compared(report, pruned(report))[0].times else AHEAD_IN_SIZE
     one, equalled = min(found, key=lambda pair: (-len(pair[1]), pair[0].trained, pair[0].bytes, -sign * pair[0].score))
     return _sentence(report, one, equalled)
+
+
+def _compared(report: Report, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Candidates as they are compared: without times where these are not of what the run's target timed."""
+    return [replace(one, times={}) for one in candidates] if _for_generation(report) else list(candidates)
+
+
+def _for_generation(report: Report) -> bool:
+    return report.target is not None and str(report.target["protocol"].get("part", "")).startswith(GENERATION)
 
 
 def _equalled(report: Report, one: Candidate, sign: float) -> tuple[str, ...]:
@@ -117,7 +130,7 @@ def _constant(report: Report, one: Candidate, sign: float) -> bool:
 
 def _against(report: Report, one: Candidate) -> list[Candidate]:
     """The pruned model in the runtime of a baseline; in PyTorch if it was not measured there."""
-    forms = pruned(report)
+    forms = _compared(report, pruned(report))
     return [form for form in forms if form.runtime == one.runtime] or forms[:1]
 
 
@@ -175,6 +188,8 @@ def notes(report: Report) -> list[str]:
             f"{p['threads']}, {p['machine']}; speed-up over the teacher in PyTorch in float32; TF-IDF reads as many "
             "words as the others read tokens, and is timed alone"
         )
+        if _for_generation(report):
+            lines.append("the run was for a time of generation: these forwards say nothing of it, and decide nothing")
     left_out = report.baselines["left_out"].items()
     return [*lines, *(f"the baseline {name} is left out: {reason}" for name, reason in left_out)]
 

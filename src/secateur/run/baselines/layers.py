@@ -5,13 +5,15 @@
     RUN/baselines/NAME/log.jsonl      the log of its training
 
 They are trained with the run's terms, rows, rate and number of steps, those of pruning and recovery together, in which
-nothing is pruned on the way. Their number is the one at which the model is nearest to the pruned one: by its latency,
-which is linear in the number of layers, or by the parameters of the layers where no latency is measured.
+nothing is pruned on the way. Their number is the one at which the model is nearest to the pruned one: by what the
+run's target times, or by its latency, each of which is linear in the number of layers; or by the parameters of the
+layers where no latency is measured.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,8 @@ from transformers import PreTrainedModel
 
 from secateur.budget.space import Space
 from secateur.measure.bench import measure
+from secateur.measure.latency_sweep import measure_again
+from secateur.measure.measurement import Measurement
 from secateur.measure.model_size import disk_bytes, parameter_count
 from secateur.methods.rounds import evenly_spread, stacks_of
 from secateur.run.baselines import register
@@ -33,6 +37,7 @@ from secateur.run.run_rounds import LAYER
 from secateur.run.stage_trainer import distilling_trainer, train
 from secateur.run.stages.outputs import outputs_of
 from secateur.run.stages.recover import save_result
+from secateur.run.target import read_latency_table
 from secateur.run.training_arguments import learning_rate_of_run, rounded, steps_of_run
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load
@@ -42,6 +47,8 @@ from secateur.system import processes
 from secateur.system.main_models import held_by_main
 
 COUNT, STAGE = "layers.json", "train"
+Clock = Callable[[PreTrainedModel, PreTrainedModel], Measurement]
+"""Times a model in turn with the dense one."""
 
 
 class FewerLayers(Baseline):
@@ -155,25 +162,38 @@ def decided_count(context: Context, layers: LayerCuts) -> int:
 
 def _nearest(context: Context, layers: LayerCuts) -> dict[str, Any]:
     """The number of layers at which a model is nearest to the pruned one, and what they are compared by."""
-    shapes = context.recipe.measurement.shapes
-    if shapes:
-        batch, tokens = max(shapes, key=lambda shape: shape[0] * shape[1])
+    clock = _clock(context)
+    if clock is not None:
+        timed, by = clock
         models = cut(layers.student, layers.plan(1, FirstLayers)), load(context.model_folder)
-        timed: dict[str, Any] = {"batch": batch, "tokens": tokens, "repeats": context.recipe.measurement.repeats}
-        one, pruned = (_part_of_time(model, layers.student, timed) for model in models)
+        one, pruned = (_part_of_time(timed(model, layers.student)) for model in models)
         if one < 1.0:
-            by = f"the latency at {batch} x {tokens}"
             return {"layers": nearest_count(one, pruned, layers.total), "of": layers.total, "by": by}
     kept = Plan.load(context.model_folder / "plan.json", base_model(context)).achieved["layers"]
     count = min(max(1, round(kept * layers.total)), layers.total - 1)
     return {"layers": count, "of": layers.total, "by": "the parameters of the layers"}
 
 
-def _part_of_time(model: PreTrainedModel, dense: PreTrainedModel, timed: dict[str, Any]) -> float:
-    """The latency of a model over that of the dense one, measured in turn."""
-    speed_up = measure(model, dense, **timed).speed_up
-    assert speed_up is not None
-    return 1.0 / speed_up
+def _clock(context: Context) -> tuple[Clock, str] | None:
+    """What times a model in turn with the dense one, and what is timed, in words; None where a run times nothing.
+
+    For a run to a latency it is what its target times, a forward or a generation.
+    """
+    measurement = context.recipe.measurement
+    table = read_latency_table(context.folder)
+    if table is not None:
+        return partial(measure_again, table, repeats=measurement.repeats), "what the target times"
+    if not measurement.shapes:
+        return None
+    batch, tokens = max(measurement.shapes, key=lambda shape: shape[0] * shape[1])
+    timed = partial(measure, batch=batch, tokens=tokens, repeats=measurement.repeats)
+    return timed, f"the latency at {batch} x {tokens}"
+
+
+def _part_of_time(measured: Measurement) -> float:
+    """The latency of a model over that of the dense one."""
+    assert measured.speed_up is not None
+    return 1.0 / measured.speed_up
 
 
 def nearest_count(one: float, pruned: float, total: int) -> int:
