@@ -20,6 +20,7 @@ from secateur.run.density_sweep import sweep
 from secateur.run.run_data import RunData
 from secateur.run.run_rounds import is_open, numbers_to_try, share_after, with_layers
 from secateur.run.stages import depth
+from secateur.run.target import new_method
 from secateur.surgery.checkpoint import load
 from secateur.system.errors import UserError
 
@@ -81,6 +82,18 @@ def test_all_layers_are_tried_only_where_finer_units_reach_the_target():
     least = space.budget.floor(Space(space.model, "head", budget=Parameters()))
     assert numbers_to_try(space, 1.01 * least, least)[-1] == 6
     assert numbers_to_try(space, 0.99 * least, 0.99 * least)[-1] == 5
+    assert numbers_to_try(space, 0.51 * least, 0.51 * least)[-1] == 3  # of six: three layers without heads have a half
+
+
+def test_a_named_number_of_layers_is_refused_where_finer_units_cannot_reach_the_target_within_them():
+    model = BertForSequenceClassification(config(layers=6))
+    least = Parameters().floor(Space(model, "ffn"))
+    named = {"model": "m", "data": "d", "target.units": ["layer", "ffn"], "target.layers": 3}
+    method = new_method(recipe.make(named | {"target.density": 0.51 * least}), model, None)
+    plan = method.plan(0.51 * least)
+    assert sum(not row["heads"].startswith("0/") for row in plan.read(method.space).summary()[:-1]) == 3
+    with pytest.raises(UserError, match=r"3 layers have at least 0\.2876 of the parameters when pruning ffn in them"):
+        new_method(recipe.make(named | {"target.density": 0.49 * least}), model, None)
 
 
 def test_the_share_of_a_number_of_layers_is_that_of_the_costlier_stack():

@@ -19,7 +19,7 @@ from secateur.run import pipeline, recipe, trials
 from secateur.run.post_training import cut_without_training
 from secateur.run.recipe_groups import MethodRecipe
 from secateur.run.recipe_target import TargetRecipe
-from secateur.run.score_goal import LADDER, ScoreGoal, densities_to_try, most_trials, smallest
+from secateur.run.score_goal import LADDER, ScoreGoal, most_trials, recipes_to_try, smallest
 from secateur.surgery.checkpoint import load
 from secateur.system.errors import UserError
 from secateur.tasks.classification import Classification
@@ -86,12 +86,20 @@ def world(tmp_path_factory):
 def test_only_densities_that_can_be_reached_are_tried():
     model = BertForSequenceClassification(config(layers=2))
     least = {"model": "m", "data": "d", "target.keep_score": 0.9}
-    heads = densities_to_try(recipe.make(least | {"target.units": ["head"]}), model)
+    heads = [*recipes_to_try(recipe.make(least | {"target.units": ["head"]}), model)]
     assert heads == [density for density in LADDER if density >= min(heads)] and 0.03 not in heads
     one_layer = {"target.units": ["layer", "ffn", "qk", "vo"], "target.layers": 1}
-    assert max(densities_to_try(recipe.make(least | one_layer), model)) == 0.5
+    assert max(recipes_to_try(recipe.make(least | one_layer), model)) == 0.5
     with pytest.raises(UserError, match="options of 'grain' do not fit"):
-        densities_to_try(recipe.make(least | {"method.options": {"none": 1}}), model)
+        recipes_to_try(recipe.make(least | {"method.options": {"none": 1}}), model)
+
+
+def test_a_density_that_finer_units_cannot_reach_alone_is_tried_with_fewer_layers():
+    model = BertForSequenceClassification(config(layers=4))
+    wanted = recipe.make({"model": "m", "data": "d", "target.keep_score": 0.9, "target.units": ["layer", "ffn"]})
+    tried = recipes_to_try(wanted, model)
+    assert {density: one.target.layers for density, one in tried.items()} == {0.5: 3, 0.33: 2, 0.22: 1, 0.15: 1}
+    assert all(one.target.density == density for density, one in tried.items())  # one layer without neurons has 0.144
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from secateur.run.models import teacher_name
 from secateur.run.ramp_rows import RampRows
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows
-from secateur.run.run_rounds import end_of_pruning, is_open, total_layers, with_all_layers, with_layers
+from secateur.run.run_rounds import end_of_pruning, is_open, total_layers, with_layers
 from secateur.run.score_goal import with_density
 from secateur.run.stages import baselines, density, depth, measure, prune, recover, teacher
 from secateur.run.step_times import tokens_of, trial_recipes
@@ -178,9 +178,9 @@ class Expectation:
         return tokens_of(self.context.data.distillation_rows) * self._measured.dense.token
 
     def trials_of_densities(self) -> float:
-        """The trials of densities that are left, which have all layers if their number is chosen afterwards."""
-        total = with_all_layers(self.context.recipe) if self.trials else self.context.recipe
-        return self._density_trials_left * self.trial(total)
+        """The trials of densities that are left, which have the most layers if their number is chosen afterwards."""
+        recipe = self.trials[max(self.trials)] if self.trials else self.context.recipe
+        return self._density_trials_left * self.trial(recipe)
 
     @property
     def _density_trials_left(self) -> int:

@@ -25,7 +25,7 @@ from secateur.run.output_cache import Decision, decision, with_decision
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows
 from secateur.run.run_rounds import end_of_pruning, is_open, total_layers
-from secateur.run.score_goal import densities_to_try, leaves_density_open, most_trials
+from secateur.run.score_goal import leaves_density_open, most_trials, recipes_to_try
 from secateur.run.size_goal import size_goal_of
 from secateur.run.step_times import measured
 from secateur.run.target import layers_to_try, share_to_keep, space_of
@@ -83,7 +83,7 @@ def outlook(context: Context, table: LatencyTable | None, cache: Decision) -> Ou
     """
     asked = context = with_decision(context, cache)
     student = shaped(context, base_model(context))
-    densities = densities_to_try(context.recipe, student) if leaves_density_open(context.recipe) else []
+    densities = [*recipes_to_try(context.recipe, student)] if leaves_density_open(context.recipe) else []
     settled = with_middle_density(context, densities)
     space, trials = space_of(settled.recipe, student, table), most_trials(len(densities)) if densities else 0
     costs, steps = measured(settled, space, table), None

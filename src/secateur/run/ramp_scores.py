@@ -23,7 +23,7 @@ from secateur.run.context import Context
 from secateur.run.ramp_rows import RampRows
 from secateur.run.recipe import Recipe
 from secateur.run.records import FORMAT, RAMP
-from secateur.run.run_rounds import coarse_rounds, last_round, share_after
+from secateur.run.run_rounds import coarse_rounds, last_round, least_share, share_after
 from secateur.run.target import counted
 from secateur.run.training_arguments import steps_of_run
 from secateur.system import processes
@@ -59,7 +59,8 @@ def record_reach(context: Context, space: Space) -> None:
 def _reach(recipe: Recipe, space: Space) -> tuple[float, float]:
     """The lowest density, and the highest: what is left by the rounds before the last one."""
     counting = Space(space.model, *space.units, budget=counted(recipe.target), round_to=space.round_to)
-    return counting.floor(), share_after(coarse_rounds(recipe), counting)
+    rounds = coarse_rounds(recipe)
+    return least_share(rounds, counting), share_after(rounds, counting)
 
 
 def reported(context: Context) -> dict[str, Any] | None:

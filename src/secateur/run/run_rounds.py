@@ -7,11 +7,13 @@ is; in those before it the masks alone change, and the model shrinks with them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from secateur.budget.ranking import with_best_hidden
 from secateur.budget.space import Space
 from secateur.methods.rounds import CoarseRound, stacks_of
 from secateur.run.recipe import Recipe
@@ -51,9 +53,9 @@ def is_open(recipe: Recipe) -> bool:
 def numbers_to_try(space: Space, share: float, largest: float) -> list[int]:
     """The numbers of layers that are tried for a share of the budget of a space with layers, the smallest first.
 
-    They are all the layers, with one round of finer units, or one less where these alone cannot reach the share; the
-    number at which the layers that are left are as large a part of the model as what is left in them is of the layers,
-    which is the square root of the share; and half as many again.
+    They are all the layers, with one round of finer units, or where these alone cannot reach the share, as many layers
+    as reach it with them; the number at which the layers that are left are as large a part of the model as what is left
+    in them is of the layers, which is the square root of the share; and half as many again.
 
     Args:
         largest: the largest share at which the pruning cuts a model on its way; fewer layers than have it are not
@@ -61,7 +63,8 @@ def numbers_to_try(space: Space, share: float, largest: float) -> list[int]:
     """
     total, fewest = total_layers(space), len(stacks_of(space, LAYER))
     finer = Space(space.model, *finer_units(space.units), budget=space.budget, round_to=space.round_to)
-    most = total if space.budget.floor(finer) <= share else max(fewest, total - 1)
+    reaching = (n for n in range(total - 1, fewest, -1) if least_share(_rounds(n), space) <= share)
+    most = total if space.budget.floor(finer) <= share else next(reaching, fewest)
     enough = next(n for n in range(fewest, total + 1) if n == total or _share(space, n) >= largest)
     even = min(most, max(enough, math.ceil(total * math.sqrt(share))))
     return sorted({even, min(most, math.ceil(1.5 * even)), most})
@@ -78,7 +81,11 @@ def finer_units(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _share(space: Space, layers: int) -> float:
-    return share_after([CoarseRound(LAYER, layers, 0.0, 1.0)], space)
+    return share_after(_rounds(layers), space)
+
+
+def _rounds(layers: int) -> list[CoarseRound]:
+    return [CoarseRound(LAYER, layers, 0.0, 1.0)]
 
 
 def with_layers(recipe: Recipe, layers: int, total: int) -> Recipe:
@@ -113,15 +120,22 @@ def coarse_rounds(recipe: Recipe) -> tuple[CoarseRound, ...]:
 
 def share_after(rounds: Sequence[CoarseRound], space: Space) -> float:
     """The largest share of the budget of a space that coarse rounds leave, whichever stack they keep most units of."""
+    return max(space.share(kept) for kept in _kept_by(rounds, space)) if rounds else 1.0
+
+
+def least_share(rounds: Sequence[CoarseRound], space: Space) -> float:
+    """The least share that finer units can reach after coarse rounds, whichever stack these keep most units of."""
     if not rounds:
-        return 1.0
-    return max(_share_of_most(rounds, space, units) for units in stacks_of(space, rounds[-1].kind))
+        return space.floor()
+    coarse = torch.stack([one.units(space) for one in rounds]).any(0)
+    return max(space.share(with_best_hidden(space, kept & coarse, space.ones())) for kept in _kept_by(rounds, space))
 
 
-def _share_of_most(rounds: Sequence[CoarseRound], space: Space, preferred: Tensor) -> float:
-    """The share that coarse rounds leave if these units have the highest scores."""
-    kept, scores = space.ones().bool(), space.ones()
-    scores[preferred] = 2.0
-    for one in rounds:
-        kept = one.kept(space, scores, kept, progress=1.0)
-    return space.share(kept)
+def _kept_by(rounds: Sequence[CoarseRound], space: Space) -> Iterator[Tensor]:
+    """`(N,)` bool: what coarse rounds keep, if the units of one stack or another have the highest scores."""
+    for preferred in stacks_of(space, rounds[-1].kind):
+        kept, scores = space.ones().bool(), space.ones()
+        scores[preferred] = 2.0
+        for one in rounds:
+            kept = one.kept(space, scores, kept, progress=1.0)
+        yield kept

@@ -18,8 +18,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from secateur.run.recipe import Recipe
-from secateur.run.run_rounds import changed, is_open, with_all_layers
-from secateur.run.target import new_method
+from secateur.run.run_rounds import changed, is_open, total_layers, with_layers
+from secateur.run.target import layers_to_try, new_method, space_of
 from secateur.run.trial_records import ERROR, SCORE
 from secateur.system.errors import UserError
 
@@ -99,14 +99,8 @@ def with_density(recipe: Recipe, density: float) -> Recipe:
     return changed(recipe, target={"density": density, "keep_score": None}, measurement=expected)
 
 
-def recipe_to_try(recipe: Recipe, density: float) -> Recipe:
-    """The recipe of the trial of a density: with all layers, if their number is open too and chosen afterwards."""
-    wanted = with_density(recipe, density)
-    return with_all_layers(wanted) if is_open(recipe) else wanted
-
-
-def densities_to_try(recipe: Recipe, model: PreTrainedModel) -> list[float]:
-    """The densities of the ladder that can be reached, the largest first.
+def recipes_to_try(recipe: Recipe, model: PreTrainedModel) -> dict[float, Recipe]:
+    """Density -> the recipe of its trial, of the densities of the ladder that can be reached, the largest first.
 
     Args:
         model: before pruning.
@@ -114,17 +108,26 @@ def densities_to_try(recipe: Recipe, model: PreTrainedModel) -> list[float]:
     Raises:
         UserError: there is none, for the reason of the last one.
     """
-    reached, refused = [], None
+    reached, refused = {}, None
     for density in LADDER:
+        wanted = _with_most_layers(with_density(recipe, density), model)
         try:
-            new_method(recipe_to_try(recipe, density), model, None)
+            new_method(wanted, model, None)
         except UserError as error:
             refused = error
         else:
-            reached.append(density)
+            reached[density] = wanted
     if refused is not None and not reached:
         raise refused
     return reached
+
+
+def _with_most_layers(recipe: Recipe, model: PreTrainedModel) -> Recipe:
+    """The recipe with as many layers as reach its density, if their number is open and chosen after the density."""
+    if not is_open(recipe):
+        return recipe
+    space = space_of(recipe, model, None)
+    return with_layers(recipe, max(layers_to_try([recipe], space)), total_layers(space))
 
 
 def most_trials(count: int) -> int:

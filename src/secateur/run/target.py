@@ -20,13 +20,16 @@ from secateur.measure.generation import TIMED, part_of
 from secateur.measure.latency_sweep import measure_latency
 from secateur.methods import METHODS
 from secateur.methods.method import Method
+from secateur.methods.rounds import CoarseRound
 from secateur.methods.schedules import Schedule
 from secateur.run.recipe import Recipe
 from secateur.run.recipe_target import TargetRecipe
 from secateur.run.run_rounds import (
     coarse_rounds,
+    finer_units,
     in_last_round,
     is_open,
+    least_share,
     numbers_to_try,
     share_after,
     with_all_layers,
@@ -34,7 +37,7 @@ from secateur.run.run_rounds import (
 from secateur.run.size_goal import size_goal_of
 from secateur.system import processes
 from secateur.system.errors import UserError
-from secateur.system.quantities import at_most, quantity
+from secateur.system.quantities import at_least, at_most, quantity
 
 TABLE = "latency.json"
 
@@ -155,17 +158,34 @@ def new_method(recipe: Recipe, model: PreTrainedModel, table: LatencyTable | Non
     space = space_of(recipe, model, table)
     rounds, share = coarse_rounds(recipe), share_to_keep(recipe, space)
     start = share_after(rounds, space)
-    if share > start:
-        raise UserError(
-            f"{_layers_have(int(recipe.target.layers or 0))} {at_most(start, '.4f')} of the {space.budget.name}, which "
-            f"is less than the {share:.6g} asked for: raise target.layers, or ask for less"
-        )
+    if rounds:
+        _check_layers(rounds, space, share, start)
     space.check_something_fits(share)
     return _method(recipe, space, schedule_of(recipe, share, start))
 
 
-def _layers_have(count: int) -> str:
-    return f"{quantity(count, 'layer')} {'has' if count == 1 else 'have'}"
+def _check_layers(rounds: Sequence[CoarseRound], space: Space, share: float, start: float) -> None:
+    """The layers that are kept must have the share that is asked for, and finer units must reach it within them.
+
+    Args:
+        start: the share that they have.
+
+    Raises:
+        UserError: they have less, or more with the fewest finer units.
+    """
+    count = rounds[-1].keep
+    layers, have = quantity(count, "layer"), "has" if count == 1 else "have"
+    if share > start:
+        raise UserError(
+            f"{layers} {have} {at_most(start, '.4f')} of the {space.budget.name}, which is less than the {share:.6g} "
+            "asked for: raise target.layers, or ask for less"
+        )
+    if share < (least := least_share(rounds, space)):
+        raise UserError(
+            f"{layers} {have} at least {at_least(least, '.4f')} of the {space.budget.name} when pruning "
+            f"{', '.join(finer_units(space.units))} in {'it' if count == 1 else 'them'}, which is more than the "
+            f"{share:.6g} asked for: lower target.layers, name finer units, or ask for more"
+        )
 
 
 def unmeasured_method(recipe: Recipe, model: PreTrainedModel) -> Method:

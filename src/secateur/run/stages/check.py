@@ -19,7 +19,7 @@ from secateur.run.models import base_model, named_teacher, shaped
 from secateur.run.recipe import Recipe
 from secateur.run.run_folder import check_claim
 from secateur.run.run_rounds import is_open, total_layers, with_layers
-from secateur.run.score_goal import densities_to_try, leaves_density_open, with_density
+from secateur.run.score_goal import leaves_density_open, recipes_to_try, with_density
 from secateur.run.target import (
     latency_table,
     layers_to_try,
@@ -259,7 +259,7 @@ def _densities(context: Context, student: PreTrainedModel) -> list[Context]:
             f"target.keep_score needs a metric of which more is better, and {task.metric} is none: ask for a density"
         )
     _check_trial_rows(context, "target.keep_score", "ask for a density")
-    return [replace(context, recipe=with_density(recipe, density)) for density in densities_to_try(recipe, student)]
+    return [replace(context, recipe=with_density(recipe, density)) for density in recipes_to_try(recipe, student)]
 
 
 def _check_trial_rows(context: Context, key: str, instead: str) -> None:

@@ -6,18 +6,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from secateur.run.context import Context
 from secateur.run.models import load_teacher, new_student, teacher_scores
+from secateur.run.recipe import Recipe
 from secateur.run.records import DENSITY
 from secateur.run.score_goal import (
     ScoreGoal,
-    densities_to_try,
     leaves_density_open,
-    recipe_to_try,
+    recipes_to_try,
     smallest,
     with_density,
 )
@@ -46,10 +47,8 @@ def run(context: Context) -> None:
         trials = Trials.of(context, QUESTION, stopwatch)
         goal = _goal(trials)
         goal.check(context.data.task.of_training_rows().metric)
-        densities = processes.where_whole(
-            lambda: densities_to_try(context.recipe, new_student(context, trials.teacher))
-        )
-        chosen = smallest(densities, partial(_keeps, trials, goal))
+        recipes = processes.where_whole(lambda: recipes_to_try(context.recipe, new_student(context, trials.teacher)))
+        chosen = smallest([*recipes], partial(_keeps, trials, goal, recipes))
     processes.on_main(partial(_decide, context, goal, chosen))
 
 
@@ -77,10 +76,9 @@ def _goal(trials: Trials) -> ScoreGoal:
     return ScoreGoal(part, trial, validation, held_out, constant=task.baseline(trials.held_out))
 
 
-def _keeps(trials: Trials, goal: ScoreGoal, density: float) -> bool:
+def _keeps(trials: Trials, goal: ScoreGoal, recipes: Mapping[float, Recipe], density: float) -> bool:
     """Whether the trial of a density keeps the score."""
-    recipe = recipe_to_try(trials.context.recipe, density)
-    return goal.kept_by(trials.trial(density, recipe, f"density {density:g}"))
+    return goal.kept_by(trials.trial(density, recipes[density], f"density {density:g}"))
 
 
 def _decide(context: Context, goal: ScoreGoal, density: float) -> None:
