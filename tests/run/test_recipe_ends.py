@@ -236,7 +236,7 @@ def loaded_table(context):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(target, "measured_table", lambda *_: None)
         patch.setattr(target, "LatencyTable", table)
-        return latency_table(context.recipe, context.folder, SimpleNamespace())
+        return latency_table(context, SimpleNamespace())
 
 
 def share_of_time(context):

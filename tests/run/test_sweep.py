@@ -6,13 +6,16 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+from fake_clock import timer
 from page_reader import Reader
 from small_world import recipe_values, write_data, write_model
 from typer.testing import CliRunner
 
+from secateur.budget.latency import LatencyTable
 from secateur.cli import app, sweep_work
 from secateur.report.report import Report
 from secateur.report.sweep import FINISHED
+from secateur.run import target
 from secateur.run.finished_runs import read
 from secateur.run.run_comparison import compare
 from secateur.run.sweep import check as checking
@@ -145,6 +148,28 @@ def test_a_stopped_run_leaves_no_checkpoints(file, swept, tmp_path):
     assert 0 < percent < 100 and 0 <= score <= 1
     left = {path.name for path in (tmp_path / "trials" / "0000").iterdir()}
     assert "log.jsonl" in left and not left & {"prune", "recover", "cut", "report.json", "lock"}
+
+
+def test_one_table_of_latencies_is_measured_for_all_trials_and_speed_ups_are_checked_by_it(file, tmp_path, monkeypatch):
+    measured = []
+
+    def by_a_fake_clock(wanted, model, shape):
+        measured.append(shape)
+        return LatencyTable.measure(model, *wanted.units, tokens=8, timer=timer(tokens=8))
+
+    monkeypatch.setattr(target, "measured_table", by_a_fake_clock)
+    values = yaml.safe_load(file.read_text())
+    values["sweep"]["over"] = {"target.speedup": [1.2, 1.4]}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values | {"method.name": "magnitude"}, sort_keys=False))
+    Worker.joined(read_sweep(tmp_path / "sweep.yaml", {}), tmp_path / "out", 2).work()
+    assert measured == [(1, 8)]
+    (kept,) = (tmp_path / "out" / "trials").glob("latency-*.json")
+    for trial in ("0000", "0001"):
+        assert (tmp_path / "out" / "trials" / trial / "latency.json").read_text() == kept.read_text()
+    values["sweep"]["over"] = {"target.speedup": [1.2, 1e4]}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values | {"method.name": "magnitude"}, sort_keys=False))
+    refused(tmp_path / "sweep.yaml", tmp_path / "other", "the trial of target.speedup 1e+04", "is out of reach")
+    assert not (tmp_path / "other").exists()
 
 
 # Refusals

@@ -22,8 +22,9 @@ class Context:
         folder: of the run; `run/pipeline.py` lists its files.
         data: the task, the tokenizer and the rows; each is read from disk when it is first used.
         callbacks: of the caller, for every training.
-        shared: where a teacher that is trained here, its cached outputs and its scores are kept; runs with the same
-            teacher and the same data may share it. By default it is the run's folder.
+        shared: where a teacher that is trained here, its cached outputs and its scores are kept, and tables of
+            latencies for several runs; runs with the same teacher and the same data may share it. By default it is the
+            run's folder.
         branches: runs for larger densities, whose recipes have `toward` set to the density of this one: the pruning of
             this run cuts their models as well, each when the schedule reaches its density.
     """

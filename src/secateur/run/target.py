@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,7 @@ from secateur.methods import METHODS
 from secateur.methods.method import Method
 from secateur.methods.rounds import CoarseRound
 from secateur.methods.schedules import Schedule
+from secateur.run.context import Context
 from secateur.run.recipe import Recipe
 from secateur.run.recipe_target import TargetRecipe
 from secateur.run.run_rounds import (
@@ -37,6 +39,7 @@ from secateur.run.run_rounds import (
 from secateur.run.size_goal import size_goal_of
 from secateur.system import processes
 from secateur.system.errors import UserError
+from secateur.system.files import fingerprint
 from secateur.system.quantities import at_least, at_most, quantity
 
 TABLE = "latency.json"
@@ -49,23 +52,47 @@ class Unmeasured(Parameters):
     of_parameters = False
 
 
-def latency_table(recipe: Recipe, folder: Path, model: PreTrainedModel) -> LatencyTable | None:
-    """The latency table of a run: that of an earlier attempt, the recipe's, or one that the main process measures now.
+def latency_table(context: Context, model: PreTrainedModel) -> LatencyTable | None:
+    """The latency table of a run; None if its target is not a time. All processes must call it.
 
-    It is None if the target is not a time. All processes must call this; `model` is the model before pruning.
+    It is that of an earlier attempt, the recipe's, one that was measured alike for another run with the same shared
+    folder (`keep_shared`), or one that the main process measures now.
+
+    Args:
+        model: before pruning.
 
     Raises:
         UserError: the recipe's table cannot be read, or was measured at another shape.
     """
-    target, kept = recipe.target, folder / TABLE
+    recipe, target, kept = context.recipe, context.recipe.target, context.folder / TABLE
     if not target.is_time:
         return None
     if kept.is_file():
         return LatencyTable.load(kept)
     if target.latency_table is not None:
         return given_table(target)
+    if context.shared is not None and (alike := _shared_file(context.shared, recipe)).is_file():
+        return LatencyTable.load(alike)
     shape = target.shape or recipe.measurement.shapes[0]
     return processes.on_main(partial(measured_table, target, model, shape))
+
+
+def keep_shared(table: LatencyTable, folder: Path, recipe: Recipe) -> None:
+    """Keep a table that was measured for a recipe, for runs that share a folder, unless there is one."""
+    path = _shared_file(folder, recipe)
+    if recipe.target.latency_table is None and not path.exists():
+        table.save(path)
+
+
+def _shared_file(folder: Path, recipe: Recipe) -> Path:
+    return folder / f"{Path(TABLE).stem}-{measured_by(recipe)}.json"
+
+
+def measured_by(recipe: Recipe) -> str:
+    """A fingerprint of what the table depends on that is measured for a recipe: the model, its units, the protocol."""
+    target, vocabulary = recipe.target, recipe.to_dict()["vocabulary"]
+    decides = [recipe.model, target.units, target.shape or recipe.measurement.shapes[0], target.timed, target.beams]
+    return fingerprint([json.dumps([*decides, target.embedding_rank, vocabulary], sort_keys=True)], 8)
 
 
 def given_table(target: TargetRecipe) -> LatencyTable:

@@ -95,7 +95,7 @@ def _check_student(context: Context, model: PreTrainedModel, teacher: PreTrained
     check_length(context.data.task.longest(recipe.data.max_length), model=model)
     _check_shapes(recipe, model)
     check_loss(context, student, teacher and context.data.with_kept_rows(teacher))
-    table = latency_table(recipe, context.folder, student)  # last, because measuring one takes minutes
+    table = latency_table(context, student)  # last, because measuring one takes minutes
     if table is not None:
         check_target(context, student, table)
     return table

@@ -8,13 +8,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from secateur.budget.latency import LatencyTable
 from secateur.run.context import Context
 from secateur.run.models import base_model, shaped
 from secateur.run.recipe import Recipe
 from secateur.run.stages import check as stage
 from secateur.run.sweep.block import Point, Sweep, in_trial, recipes_to_check
 from secateur.run.sweep.objectives import OBJECTIVES
-from secateur.run.target import latency_table
+from secateur.run.target import given_table, measured_by
 from secateur.run.vocabulary_data import data_of
 from secateur.system import processes
 from secateur.system.errors import UserError
@@ -40,8 +41,8 @@ def with_default_rows(sweep: Sweep) -> Sweep:
     return sweep.with_tuning_rows(min(TUNING_ROWS, rows // 4))
 
 
-def check(sweep: Sweep, folder: Path) -> Context:
-    """Check a sweep; returns the context of its first combination, in no folder of a trial.
+def check(sweep: Sweep, folder: Path) -> tuple[Context, LatencyTable | None]:
+    """Check a sweep; returns the context of its first combination, in no folder of a trial, and its latency table.
 
     Args:
         folder: of all trials.
@@ -56,25 +57,33 @@ def check(sweep: Sweep, folder: Path) -> Context:
         raise UserError(f"no shape is measured, of which the objective {timed[0]} is: give measurement.shapes")
     context = Context(first, folder / "check", data_of(first), shared=folder)
     try:
-        stage.check(context)
+        table = stage.check(context)
     except UserError as error:
         raise in_trial(first_point, error) from error
     for point, recipe in others[:MOST_MODELS]:
         try:
-            processes.where_whole(partial(_check_target, context, recipe))
+            processes.where_whole(partial(_check_target, context, table, recipe))
         except UserError as error:
             raise in_trial(point, error) from error
-    return context
+    return context, table
 
 
-def _check_target(context: Context, recipe: Recipe) -> None:
-    """Check a further combination, and its target unless a latency table would have to be measured for it."""
+def _check_target(context: Context, table: LatencyTable | None, recipe: Recipe) -> None:
+    """Check a further combination, and its target unless another latency table would have to be measured for it.
+
+    Args:
+        table: of the first combination.
+    """
     same = recipe.vocabulary == context.recipe.vocabulary
     own = replace(context, recipe=recipe, data=context.data if same else data_of(recipe))
     student = shaped(own, base_model(own))
     stage.check_unmeasured(own, student)
-    if recipe.target.is_time and recipe.target.latency_table is not None:
-        stage.check_target(own, student, latency_table(recipe, own.folder, student))
+    if not recipe.target.is_time:
+        return
+    if recipe.target.latency_table is not None:
+        stage.check_target(own, student, given_table(recipe.target))
+    elif table is not None and measured_by(recipe) == measured_by(context.recipe):
+        stage.check_target(own, student, table)
 
 
 def _differing(recipes: Iterable[tuple[Point, Recipe]]) -> list[tuple[Point, Recipe]]:

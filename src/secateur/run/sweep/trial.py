@@ -16,6 +16,7 @@ from secateur.run.recipe import Recipe
 from secateur.run.run_data import evaluation_task
 from secateur.run.sweep.objectives import OBJECTIVES, tuned_score, values_of
 from secateur.run.sweep.study import Stopped
+from secateur.run.target import keep_shared, read_latency_table
 from secateur.run.vocabulary_data import data_of
 from secateur.system.errors import UserError
 
@@ -71,6 +72,9 @@ def run_trial(
         raise
     except torch.OutOfMemoryError as error:
         raise UserError(f"the memory of the device does not suffice ({error}): give a smaller batch") from error
+    finally:
+        if (table := read_latency_table(folder)) is not None:
+            keep_shared(table, folder.parent, recipe)
     return values_of(done, objectives), _numbers(done)
 
 

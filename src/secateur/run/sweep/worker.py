@@ -21,6 +21,7 @@ from secateur.run.sweep.check import check, with_default_rows
 from secateur.run.sweep.objectives import OBJECTIVES
 from secateur.run.sweep.study import Asked, SweepStudy, sqlite_url
 from secateur.run.sweep.trial import run_trial
+from secateur.run.target import keep_shared
 from secateur.system import processes
 from secateur.system.errors import UserError
 
@@ -64,7 +65,7 @@ class Worker:
             raise UserError("a trial of a sweep runs in one process: start `secateur sweep` without a launcher")
         sweep = with_default_rows(sweep)
         files.check_claim(folder, sweep)
-        context = check(sweep, folder / files.TRIALS)
+        context, table = check(sweep, folder / files.TRIALS)
         less = list(_directions(sweep, context).values())
         all_trials = replace(context, folder=folder / files.TRIALS)
         begun_with.check(all_trials)
@@ -73,6 +74,8 @@ class Worker:
             begun_with.record(all_trials)
             url, name = storage or sqlite_url(folder / files.STUDY), name or folder.resolve().name
             study = SweepStudy(url, name, sweep, less, begun_with.fingerprints(all_trials))
+            if table is not None:
+                keep_shared(table, all_trials.folder, context.recipe)
             _prepare_teacher(all_trials)
         return cls(sweep, folder, study, context, _total(sweep, trials))
 
