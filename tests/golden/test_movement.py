@@ -457,6 +457,8 @@ def test_the_density_of_the_filled_variant_includes_zeroed_blocks(bert):
     [
         ({"binariser": "top"}, "binariser 'top' is not known: choose from sigmoid, threshold, topk"),
         ({"regulariser": "l2"}, "regulariser 'l2' is not known"),
+        ({"binariser": ["topk"]}, r"binariser \['topk'\] is not known"),
+        ({"regulariser": {"l0": 1}}, "regulariser {'l0': 1} is not known"),
         ({"threshold": (0, 0.1)}, "threshold and minimum go with faithful"),
         ({"minimum": 0.1}, "threshold and minimum go with faithful"),
         ({"faithful": True, "binariser": "threshold"}, "has no usual ramp: set threshold"),

@@ -134,11 +134,14 @@ def test_a_resumed_training_gives_the_result_of_an_uninterrupted_one(tmp_path, s
     assert torch.equal(resumed.averaging.mean, whole.averaging.mean)
 
 
+PARTS = (1.5, -0.5, "0.5", True)
+"""No parts of the steps."""
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"average": 1.5}, r"average 1.5 is not in \[0, 1\]"),
-        ({"average": -0.5}, r"average -0.5 is not in \[0, 1\]"),
+        *(({"average": part}, "average is .*: expected a number from 0 on and up to 1") for part in PARTS),
         (
             {"select": "score"},
             "averaged weights cannot be combined with a method or with select",

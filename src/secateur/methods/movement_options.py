@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from secateur.methods.binarisers import BINARISERS, RAMPS
 from secateur.methods.movement_penalty import REGULARISERS
-from secateur.methods.options import number, pair
+from secateur.methods.options import name_of, number, pair
 from secateur.system.errors import UserError
 
 TILE = 32
@@ -50,15 +50,10 @@ def check_choices(binariser: str, regulariser: str, every: int) -> None:
     Raises:
         UserError: a name is not known, or `every` is not a whole number of at least 1.
     """
-    _check_name("binariser", binariser, BINARISERS)
-    _check_name("regulariser", regulariser, REGULARISERS)
+    name_of("binariser", binariser, BINARISERS)
+    name_of("regulariser", regulariser, REGULARISERS)
     if type(every) is not int or every < 1:
         raise UserError(f"every is {every!r}: expected a whole number of steps, 1 or more")
-
-
-def _check_name(option: str, value: str, known: Collection[str]) -> None:
-    if value not in known:
-        raise UserError(f"{option} {value!r} is not known: choose from {', '.join(known)}")
 
 
 def check_penalty_weights(weights: Mapping[str, float], units: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import SupportsFloat
 
 from secateur.system.errors import UserError
@@ -48,6 +48,17 @@ def truth(name: str, value: object) -> bool:
     """
     if not isinstance(value, bool):
         raise UserError(f"{name} is {value!r}: expected true or false: change it")
+    return value
+
+
+def name_of(option: str, value: object, known: Collection[str]) -> str:
+    """The name that an option has.
+
+    Raises:
+        UserError: it is none of those that are known.
+    """
+    if not isinstance(value, str) or value not in known:
+        raise UserError(f"{option} {value!r} is not known: choose from {', '.join(known)}")
     return value
 
 

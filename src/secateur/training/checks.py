@@ -11,6 +11,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from secateur.methods.method import Method
+from secateur.methods.options import number
 from secateur.system import devices
 from secateur.system.casting import cast
 from secateur.system.errors import UserError
@@ -108,9 +109,7 @@ def check_average(part: float, chosen: bool) -> None:
         part: the last part of the steps that is averaged.
         chosen: whether a method prunes, or the best evaluation is selected.
     """
-    if not 0 <= part <= 1:
-        raise UserError(f"average {part} is not in [0, 1]: it is the last part of the steps")
-    if part and chosen:
+    if number("average", part, least=0.0, most=1.0) and chosen:
         raise UserError("averaged weights cannot be combined with a method or with select: set average to 0")
 
 
