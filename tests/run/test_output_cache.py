@@ -130,18 +130,20 @@ def cached(context):
     return context.recipe.distillation.cache
 
 
-def test_the_rows_of_trials_are_taken_from_the_cache_as_well(world, tmp_path):
+def test_the_rows_of_trials_and_of_baselines_are_taken_from_the_cache_as_well(world, tmp_path):
     rows = {
         name: output_cache.rows_taken(context_of(world, tmp_path, **{"training.epochs": 10, **changed}))
         for name, changed in {
             "none": {},
             "densities": {"target.density": None, "target.keep_score": 0.9},
             "layers": {"target.units": ["layer", "ffn"], "target.layers": "auto"},
+            "baselines": {"measurement.baselines": ["first-layers", "spread-layers", "tfidf"]},
         }.items()
     }
     steps, batch = rows["none"] / 4, 4
     assert rows["densities"] - rows["none"] == 3 * round(0.1 * steps) * batch
     assert rows["layers"] - rows["none"] == 2 * round(0.1 * steps) * batch
+    assert rows["baselines"] == 3 * rows["none"]
 
 
 def test_a_resumed_run_follows_the_record(world, tmp_path, monkeypatch):

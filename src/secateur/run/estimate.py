@@ -9,7 +9,7 @@ from pathlib import Path
 
 from secateur.budget.space import Space
 from secateur.run import ramp_scores, run_length
-from secateur.run.baselines import BASELINES
+from secateur.run.baselines import trained
 from secateur.run.context import Context
 from secateur.run.costs import Costs, Pace, Speed
 from secateur.run.expected_stage import ExpectedStage
@@ -220,9 +220,8 @@ class Expectation:
 
     def baselines(self) -> float:
         """The training of those that are trained, at the speed of the result, to whose latency they are the nearest."""
-        trained = sum(BASELINES.get(name).trains for name in self.context.recipe.measurement.baselines)
-        speed = self._pace.target
-        return trained * (rounded(steps_of_run(self.context)) * speed.step + self._evaluations(speed))
+        speed, count = self._pace.target, trained(self.context.recipe.measurement.baselines)
+        return count * (rounded(steps_of_run(self.context)) * speed.step + self._evaluations(speed))
 
     def measurement(self) -> float | None:
         """The scores of the result and its teacher on the validation rows, and their latencies."""

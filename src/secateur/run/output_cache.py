@@ -18,6 +18,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from secateur.run.baselines import trained
 from secateur.run.context import Context
 from secateur.run.disk_space import bytes_of_moments, bytes_of_run
 from secateur.run.models import base_model, load_teacher, named_teacher
@@ -130,14 +131,16 @@ def teacher_run(context: Context, teacher: PreTrainedModel, rows: Rows) -> Teach
 
 
 def rows_taken(context: Context) -> int | None:
-    """The training rows that pruning, recovery and trials take, repeated ones counted again; None if steps are open.
+    """The training rows that all trainings take, repeated ones counted again; None if steps are open.
 
-    Each branch recovers on its own, from its cut to the end of the run.
+    These are pruning, recovery, trials and baselines. Each branch recovers on its own, from its cut to the end of the
+    run.
     """
     training = context.recipe.training
     if training.minutes is not None:
         return None
     runs = 1.0 + sum(1.0 - _cut_at(branch.recipe) for branch in context.branches)
+    runs += sum(trained(recipe.measurement.baselines) for recipe in context.recipes)
     steps = steps_of_run(context) * runs + _trials(context.recipe) * steps_of_trial(context)
     return round(steps * training.batch_size * training.accumulate)
 

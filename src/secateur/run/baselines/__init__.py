@@ -5,6 +5,7 @@ A new kind is a new file here with `@register("name")`, or an entry point of the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from secateur.system.registry import Registry
@@ -14,3 +15,8 @@ if TYPE_CHECKING:
 
 BASELINES: Registry[type[Baseline]] = Registry("baseline", group="secateur.baselines", built_in=__name__)
 register = BASELINES.register
+
+
+def trained(names: Iterable[str]) -> int:
+    """How many of these baselines are trained, for as many steps as the run."""
+    return sum(BASELINES.get(name).trains for name in names)
