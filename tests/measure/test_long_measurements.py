@@ -6,7 +6,7 @@ import pytest
 
 import secateur as sec
 from secateur.measure import progress
-from secateur.measure.progress import accepts_say
+from secateur.measure.deprecated_say import accepts_say
 
 LOG = logging.getLogger("secateur.measure.something")
 

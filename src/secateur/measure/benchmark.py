@@ -22,6 +22,7 @@ from secateur.deploy.graph import Batch
 from secateur.measure import peak_memory as memory
 from secateur.measure import roofline
 from secateur.measure.benchmark_result import BenchmarkResult, with_speed_ups
+from secateur.measure.deprecated_say import accepts_say
 from secateur.measure.model_size import parameter_count
 from secateur.measure.prepared_models import (
     Configuration,
@@ -34,7 +35,6 @@ from secateur.measure.prepared_models import (
     file_or_folder,
     prepared,
 )
-from secateur.measure.progress import accepts_say
 from secateur.measure.random_inputs import (
     as_tensors,
     check_counts,

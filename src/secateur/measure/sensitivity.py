@@ -18,9 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.budget.space import Space
 from secateur.measure.bootstrap import score, standard_error
+from secateur.measure.deprecated_say import accepts_say
 from secateur.measure.evaluation import Row, check_rows, encoded, rows_of_batch, shuffled
 from secateur.measure.group_cuts import GroupCut, group_cuts, kept_units, layer_of, outputs_of_cuts
-from secateur.measure.progress import accepts_say
 from secateur.measure.sensitivity_result import Reaction, Sensitivity
 from secateur.measure.task_loss import mask_gradients, own_loss
 from secateur.methods import METHODS
