@@ -181,7 +181,8 @@ def curves(task: str = "sst2", seed: int = 0, points: int = 10) -> None:
     for folder in finished([RUNS / task / name for name in names]):
         (prune,) = [stage for stage in run_log.read(folder).stages if stage.name == "prune"]
         lines = [line for line in prune.lines if "density_expected" in line]
-        keys = ["density_target", "density_expected", "density", *prune.keys("open_"), *prune.keys("gradient_")]
+        keys = ["density_target", "density_expected", "density"]
+        keys += [key for prefix in ("open_", "gradient_", "penalty_") for key in prune.keys(prefix)]
         print(f"\n{folder.name}, {prune.steps} steps\n")
         print_row(["step", *keys])
         print_row(["---"] * (1 + len(keys)))

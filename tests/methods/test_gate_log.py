@@ -52,3 +52,22 @@ def test_the_log_of_a_method_has_the_gradients_of_its_steps(space, constraint):
     values = method.log_values()
     assert values["gradient_head"] == 3.0 and values["gradient_sublayer"] == 0.5
     assert 0.5 < values["open_head"] < 1.0
+
+
+def test_the_log_of_a_lagrangian_tells_its_penalty_from_the_loss(space):
+    """The gradient of `l1 gap + l2 gap^2` by log alpha is `(l1 + 2 l2 gap)` times that of the gap."""
+    method = Cofi(space, 0.5, constraint="lagrangian", seed=0)
+    method.share_schedule = Cofi.schedule(0.5, begin=0.1, end=0.2)
+    method.advance(0.5)
+    with torch.no_grad():
+        method.log_alpha.copy_(of_kinds(space, 0.5, 1.0))
+        method.multipliers.copy_(torch.tensor([[0.3], [2.0]]))
+    values = method.log_values()
+    (gap,) = method.gaps()
+    (slope,) = torch.autograd.grad(gap.sum(), method.log_alpha)
+    found = ((0.3 + 4.0 * gap.item()) * slope).abs()
+    heads = sum(group.size for group in space.groups if group.kind == "head")
+    assert values["penalty_head"] == pytest.approx(found[:heads].mean().item())
+    assert values["penalty_sublayer"] == pytest.approx(found[heads:].mean().item())
+    assert "gradient_head" not in values, "no step was taken"
+    assert not any(key.startswith("penalty_") for key in Cofi(space, 0.5, seed=0).log_values())

@@ -261,13 +261,14 @@ def test_terms_of_the_loss_with_a_zero_have_a_linear_scale(tmp_path):
 
 
 def test_gates_have_a_picture_of_their_probabilities_and_one_of_their_gradients(tmp_path):
-    gates = {"open_head": 0.75, "open_ffn": 0.5, "gradient_head": 2e-3, "gradient_ffn": 1e-5}
+    gates = {"open_head": 0.75, "open_ffn": 0.5, "gradient_head": 2e-3, "gradient_ffn": 1e-5, "penalty_head": 1e-3}
     write_lines(tmp_path / "log.jsonl", [{**line, **gates} for line in logged() if "density" in line])
     page = to_html(REPORT, read(tmp_path))
     at = captions(page).index("Density") + 1
-    assert captions(page)[at : at + 2] == [
+    assert captions(page)[at : at + 3] == [
         "Probability that a gate is open, by kind of unit",
         "Absolute gradient of a gate, by kind of unit, on a logarithmic scale",
+        "That of the penalty alone, by kind of unit, on a logarithmic scale",
     ]
     assert "prune: head from 0.75 to 0.75; prune: ffn from 0.5 to 0.5" in page
     assert "prune: head from 0.002 to 0.002" in page

@@ -288,7 +288,8 @@ class Cofi(Informed):
         """Densities: the counted `density` of the masks of evaluation, `density_expected` and `density_target`.
 
         Once pruning has begun, also `open_KIND` and `gradient_KIND` for each kind of unit: the mean probability that a
-        gate is open, and the mean absolute gradient of log alpha since the last log.
+        gate is open, and the mean absolute gradient of log alpha since the last log; with a Lagrangian also
+        `penalty_KIND`, the mean absolute gradient of its penalty alone.
 
         With `settle`, also `density_alive`, that of the gates that are not removed permanently, and `reopened`, the
         number of gates that have opened after having been closed for `settle` steps. Those are gates that were not
@@ -303,6 +304,9 @@ class Cofi(Informed):
         }
         if self.begun:
             values |= self.gate_log.take(GATE.open_probability(self.gates()), self.alive)
+        if self.begun and self.multipliers is not None:
+            with torch.enable_grad():
+                values |= self.gate_log.of_penalty(torch.as_tensor(self.penalty()), self.log_alpha, self.alive)
         if self.settle:
             values |= {"density_alive": self.space.density(self.alive), "reopened": float(self.settling.reopened.sum())}
         return values

@@ -1,4 +1,4 @@
-"""What the log of a training says of gates, for each kind of unit: how open they are, and how large their gradients."""
+"""What the log of a training says of gates, for each kind of unit: how open they are, and what moves them."""
 
 from __future__ import annotations
 
@@ -31,14 +31,19 @@ class GateLog:
     def take(self, open_probability: Tensor, alive: Tensor) -> dict[str, float]:
         """For each kind, `open_KIND`, the mean probability `(N,)` that a gate is open, and `gradient_KIND`.
 
-        The latter is the mean absolute gradient of the loss by log alpha since the last call. A gate that is not alive
-        counts as closed, and has no gradient.
+        The latter is the mean absolute gradient of the loss, with its penalty, by log alpha since the last call. A gate
+        that is not alive counts as closed, and has no gradient.
         """
         values = self._named("open_", self._means(open_probability * alive, torch.ones_like(alive)))
         if self._gradients is not None:
             values |= self._named("gradient_", self._gradients / self._steps)
         self._gradients, self._steps = None, 0
         return values
+
+    def of_penalty(self, penalty: Tensor, log_alpha: Tensor, alive: Tensor) -> dict[str, float]:
+        """For each kind, `penalty_KIND`: the mean absolute gradient of a penalty `()` by log alpha `(N,)`."""
+        (gradient,) = torch.autograd.grad(penalty, log_alpha)
+        return self._named("penalty_", self._means(gradient.abs(), alive))
 
     def _means(self, values: Tensor, counted: Tensor) -> Tensor:
         """`(kinds,)`: the mean of values `(N,)` over the units of each kind that count; 0 where none does."""

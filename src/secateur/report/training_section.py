@@ -36,11 +36,13 @@ def training(report: Report, log: RunLog) -> Section:
     densities = [_panel(stage, ["density", *stage.keys("density_"), "share"]) for stage in stages]
     gates = [_panel(stage, stage.keys("open_")) for stage in stages]
     gradients = [_panel(stage, stage.keys("gradient_")) for stage in stages]
+    penalties = [_panel(stage, stage.keys("penalty_")) for stage in stages]
     memory = [_panel(stage, ["resident_mb", "anonymous_mb"]) for stage in stages]
     pictures = [
         *_lines("Density", densities, floor=0, level=asked),
         *_lines("Probability that a gate is open, by kind of unit", gates, floor=0),
         *_lines("Absolute gradient of a gate, by kind of unit, on a logarithmic scale", gradients, log=True),
+        *_lines("That of the penalty alone, by kind of unit, on a logarithmic scale", penalties, log=True),
         *_terms([_panel(stage, stage.keys("loss_")) for stage in stages]),
         *_scores(report, stages),
         *_lines("Examples per second", [_rates(stage) for stage in stages], floor=0),
