@@ -17,13 +17,14 @@ DEMOS: dict[str, dict[str, Any]] = {
             "teacher_epochs": 2.0,
             "teacher_learning_rate": 5e-5,
         },
-        "measurement": {"baselines": ["int8", "tfidf"]},
+        "measurement": {"baselines": ["int8", "first-layers", "tfidf"]},
     },
     "embedding": {
         "data": {"source": "bbc", "task": "embedding", "max_length": 64},
         "target": {"density": 0.2, "embedding_rank": 128},
         "storage": {"dtype": "bf16", "embeddings": "int8"},
         "training": {"epochs": 10.0, "batch_size": 32},
+        "measurement": {"baselines": ["int8", "first-layers"]},
     },
 }
 """Task -> the recipe of its demonstration, as in recipes/demo.yaml and recipes/demo-embedding.yaml, without a model."""
