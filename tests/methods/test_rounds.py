@@ -113,6 +113,28 @@ def test_layers_first_and_finer_units_after_them(name):
     assert bool(method.plan(0.1).kept[2:4].all())
 
 
+@pytest.mark.parametrize("name", IN_ROUNDS)
+def test_sublayers_go_after_layers_and_before_finer_units(name):
+    """Three of four layers are left at 0.3, five of their six sublayers at 0.5, and then finer units go."""
+    space = space_of("layer", "sublayer", "ffn", "qk", "vo")
+    rounds = [CoarseRound("layer", 3, begin=0.1, end=0.3), CoarseRound("sublayer", 5, begin=0.3, end=0.5)]
+    method = METHODS.get(name)(space, cubic(0.7, 0.1, begin=0.5, end=0.8), rounds=rounds)
+    method.scores = lambda: torch.linspace(0.0, 1.0, len(space))
+    layers, sublayers = (one.units(space) for one in rounds)
+    for step in range(1, 51):
+        before = method.alive.clone()
+        method.advance(step / 50)
+        assert not (method.alive & ~before).any() and torch.equal(method.alive, space.closure(method.alive))
+        left = int((method.alive & layers).sum()), int((method.alive & sublayers).sum())
+        if method.progress == 0.3:
+            assert left == (3, 6) and space.density(method.alive) == pytest.approx(0.75)
+        if method.progress >= 0.5:
+            assert left == (3, 5)
+    plan = method.plan(0.1)
+    assert 0.1 - 3 * float(space.unit_cost()[-1]) / space.total() < plan.achieved["prunable"] <= 0.1
+    assert int((plan.kept & sublayers).sum()) == 5
+
+
 def test_a_plan_of_another_density_keeps_the_layers():
     """The layers of a round stay, however low their scores are beside those of neurons."""
     space = space_of(*UNITS)

@@ -37,7 +37,8 @@ class CoarseRound:
         begin: progress in [0, 1] at which the removal begins: the first unit is removed one interval after it.
         end: progress, above `begin`, at which the last one is removed.
         recovered: progress, from `end` on, until which the model then recovers: methods collect no evidence between
-            `end` and it, and what they collected before does not count after it. By default they collect all the time.
+            `end` and it, and what they collected before does not count after it (but for `obs`, whose inputs are those
+            of the dense model, and `magnitude`, which collects none). By default they collect all the time.
         spread: keep units that are evenly spread over the depth of each stack, instead of those of the highest scores:
             the rule by which NASH makes a decoder shallow (Ko et al., Findings of EMNLP 2023, section 4).
     """
