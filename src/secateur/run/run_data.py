@@ -108,13 +108,15 @@ class RunData:
         """Check that the data suits the recipe.
 
         Raises:
-            UserError: too many rows are held out, or the texts of the task cannot be augmented.
+            UserError: too many rows are held out, all scored rows have the same answer, or the texts of the task cannot
+                be augmented.
         """
         select, count = self.recipe.training.select, len(self.task.splits["train"])
         if self.recipe.reserved >= count:
             keys = {"training.select": select, "data.tuning_rows": self.recipe.data.tuning_rows}
             named = " and ".join(f"{key}: {number}" for key, number in keys.items() if number)
             raise UserError(f"{named} of the {count} training rows cannot be held out: hold out fewer")
+        check_scored_answers(self.task)
         if self.recipe.training.augment and not self.task.augmentable:
             raise UserError(
                 f"the texts of the task {self.recipe.data.task!r} cannot be augmented: set training.augment to 0"
@@ -201,6 +203,19 @@ class RunData:
     def scored_with_error(self, model: PreTrainedModel) -> tuple[Scored, float | None]:
         """The scores of a model, and the standard error of the main one."""
         return scored_with_error(model, self.task, self.validation_rows, self.tokenizer)
+
+
+def check_scored_answers(task: Task) -> None:
+    """Refuse scored rows for which a constant answer is the best, such as the end of a file sorted by label.
+
+    Raises:
+        UserError: all scored rows have the same answer.
+    """
+    if (answer := task.only_answer("validation")) is not None:
+        raise UserError(
+            f"all {len(task.splits['validation'])} {task.origin.rows} have {answer}, so that a constant answer is the "
+            "best: give scored rows with several, or name another split to score"
+        )
 
 
 def trained_on(data: RunData) -> list[int] | None:

@@ -31,7 +31,7 @@ from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.one_output import REGRESSION, SIGMOID, has_sigmoid
 from secateur.tasks.predictors import Predictor
 from secateur.tasks.rows import check_length
-from secateur.tasks.splits import first_rows, read_splits
+from secateur.tasks.splits import read_splits
 from secateur.tasks.task import Task
 from secateur.tasks.tokenizer_settings import kept_settings
 
@@ -84,6 +84,7 @@ class Classification(LabelledTask):
         metric: str | None = None,
         seed: int = 0,
         rows: int | None = None,
+        validation: str | None = None,
     ) -> Classification:
         """Read `data` (see `read_splits`) and recognise its columns and labels.
 
@@ -101,21 +102,22 @@ class Classification(LabelledTask):
             metric: the main score; by default accuracy, or pearson_spearman for regression.
             seed: chooses the rows of a validation split that the data lacks, and those that `rows` keeps.
             rows: how many training rows to keep, for a quick trial; all by default. Validation stays whole.
+            validation: the split to score; by default that of `read_splits`.
 
         Raises:
             UserError: the data cannot be read; a column is missing, is empty or has gaps; there is only one class;
-                validation has a class that training lacks; the metric is unknown; `rows` < 1.
+                validation has a class that training lacks; the metric is unknown; `rows` < 1, or they have one class.
         """
         candidates = (label,) if label else LABELS
         prepared = partial(prepare, text=text, label=label, asked=labels, scores=scores)
-        splits = read_splits(data, label=candidates, each=with_fields, prepare=prepared, seed=seed)
+        splits = read_splits(
+            data, validation=validation, label=candidates, each=with_fields, prepare=prepared, seed=seed
+        )
         *columns, label = splits["train"].column_names
         check_classes(splits, label)
         feature = splits["train"].features[label]
         names = tuple(feature.names) if isinstance(feature, ClassLabel) else None
-        if rows is not None:
-            splits["train"] = first_rows(splits["train"], rows, seed)
-        return cls(splits, tuple(columns), label, names, choose_metric(metric, names))
+        return cls(splits, tuple(columns), label, names, choose_metric(metric, names)).with_first_rows(rows, seed)
 
     def head(self) -> dict[str, Any]:
         if self.labels is None:
@@ -158,6 +160,13 @@ class Classification(LabelledTask):
         scored = f"; f1 is that of {self.labels[self.positive]}" if len(classes) == 2 and self.metric == "f1" else ""
         shown = f"{', '.join(classes[:MOST])}{more}{scored}"
         return super().described() | {"labels": f"{self.label}, {len(self.labels)} classes: {shown}"}
+
+    def only_answer(self, split: str) -> str | None:
+        values = {*self.splits[split][self.label]}
+        if len(values) > 1:
+            return None
+        (value,) = values
+        return f"the number {value:g}" if self.labels is None else f"the label {self.labels[value]}"
 
     def _counts(self) -> Counter[int]:
         """Index of a class -> number of training rows."""

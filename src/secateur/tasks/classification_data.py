@@ -64,7 +64,7 @@ def prepare(
     splits = typed(splits.select_columns([*columns, column]), column, asked or ())
     for key, split in splits.items():
         check_text(origin.name(key), split, columns)
-        _check_gaps(origin.name(key), split, columns, column, scores)
+        _check_gaps(origin.name(key), split, columns, column, scores, asked or ())
     ready = labelled(splits, column, asked, scores)
     if not asked and not scores:
         guesses += _guessed_kind(column, splits["train"].features[column], ready["train"].features[column])
@@ -120,14 +120,17 @@ def check_text(name: str, split: Dataset, columns: Sequence[str]) -> None:
             raise UserError(f"column {column!r} of the {name} split is empty: name another by `text`")
 
 
-def _check_gaps(name: str, split: Dataset, columns: Sequence[str], label: str, scores: bool) -> None:
+def _check_gaps(
+    name: str, split: Dataset, columns: Sequence[str], label: str, scores: bool, asked: Sequence[str]
+) -> None:
     """Refuse rows without a label, with a text that is None, or with blank texts only (one of a pair may be blank).
 
     Args:
         scores: whether integers are scores, which may be negative.
+        asked: the labels that the user states.
     """
     texts = zip(*(split[column][:] for column in columns), strict=True)
-    unlabelled = [_is_missing(value) and not (scores and isinstance(value, int)) for value in split[label][:]]
+    unlabelled = [is_missing(value, asked) and not (scores and isinstance(value, int)) for value in split[label][:]]
     if all(unlabelled):
         raise UserError(f"column {label!r} of the {name} split is empty: name another by `label`")
     gaps = [
@@ -138,16 +141,21 @@ def _check_gaps(name: str, split: Dataset, columns: Sequence[str], label: str, s
     if gaps:
         raise UserError(
             f"{len(gaps)} of the {len(split)} rows of the {name} split lack a text or a label "
-            f"(the first is row {gaps[0]}, counted from 0; a class of -1 is no label, nor is an infinite score): "
-            "fill or remove them"
+            f"(the first is row {gaps[0]}, counted from 0; a class of -1 is no label, unless it is named as in "
+            "--labels=-1,0,1 or made a score by --task-option scores=true, nor is an infinite score): fill or remove "
+            "them"
         )
 
 
-def _is_missing(label: Any) -> bool:
-    """Whether a label is None, empty, not finite in float32, or negative: SNLI has -1 where annotators disagreed."""
+def is_missing(label: Any, asked: Sequence[str]) -> bool:
+    """Whether a label is None, empty, not finite in float32, or negative: SNLI has -1 where annotators disagreed.
+
+    Args:
+        asked: the labels that the user states, which may be negative numbers.
+    """
     if isinstance(label, float):
         return not abs(label) <= MOST_SCORE
-    return label is None or label == "" or (isinstance(label, int) and label < 0)
+    return label is None or label == "" or (isinstance(label, int) and label < 0 and str(label) not in asked)
 
 
 def labelled(splits: DatasetDict, label: str, asked: Sequence[str] | None, scores: bool) -> DatasetDict:

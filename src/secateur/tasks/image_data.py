@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict, Image, LargeList, List, Value
 from secateur.structure.encoded_rows import DIGEST
 from secateur.surgery.image_reader import opened
 from secateur.system.errors import UserError
-from secateur.tasks.classification_data import LABELS, labelled
+from secateur.tasks.classification_data import LABELS, is_missing, labelled
 from secateur.tasks.columns import find_column, is_text, shared_columns
 from secateur.tasks.image_files import FILE, IMAGE
 from secateur.tasks.label_texts import are_lists
@@ -50,14 +50,14 @@ def prepare(splits: DatasetDict, image: str | None, label: str | None, asked: Se
     _check_labels(splits, target, asked)
     digested = {}
     for key, split in splits.items():
-        _check_columns(origin.name(key), split, column, target)
+        _check_columns(origin.name(key), split, column, target, asked or ())
         digests = [_digest(one, f"row {number} of the {key} split") for number, one in enumerate(split[column])]
         own = split.select_columns([column, target]).add_column(DIGEST, digests)
         digested[key] = own.select_columns([column, DIGEST, target])
     return Splits(labelled(DatasetDict(digested), target, asked, False), origin)
 
 
-def _check_columns(name: str, split: Dataset, image: str, label: str) -> None:
+def _check_columns(name: str, split: Dataset, image: str, label: str, asked: Sequence[str]) -> None:
     feature = split.features[image]
     if not isinstance(feature, Image) and feature != FILE:
         held = feature.dtype if isinstance(feature, Value) else "records"
@@ -65,9 +65,12 @@ def _check_columns(name: str, split: Dataset, image: str, label: str) -> None:
             f"column {image!r} of the {name} split holds {held}, not images: give a folder with a folder of images for "
             "each class, or name another column (--task-option image=NAME)"
         )
-    missing = [row for row, value in enumerate(split[label]) if value is None or value in ("", -1)]
+    missing = [row for row, value in enumerate(split[label]) if is_missing(value, asked)]
     if missing:
-        raise UserError(f"row {missing[0]} of the {name} split, counted from 0, has no label: fill or remove it")
+        raise UserError(
+            f"row {missing[0]} of the {name} split, counted from 0, has no label (a class below 0 is none unless "
+            "--labels names it): fill or remove it"
+        )
 
 
 def _check_labels(splits: DatasetDict, label: str, asked: Sequence[str] | None) -> None:

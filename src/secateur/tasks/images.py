@@ -21,7 +21,7 @@ from secateur.tasks.classification_data import LABELS, check_classes
 from secateur.tasks.image_data import CLASSES, prepare, unopened
 from secateur.tasks.image_files import image_parts
 from secateur.tasks.predictors import Predictor
-from secateur.tasks.splits import TRAIN, VALIDATION, first_rows, read_splits
+from secateur.tasks.splits import TRAIN, VALIDATION, read_splits
 
 
 class ImageCollator:
@@ -73,6 +73,7 @@ class Images(Classification):
         metric: str | None = None,
         seed: int = 0,
         rows: int | None = None,
+        validation: str | None = None,
     ) -> Images:
         """Read `data`, and look at every image.
 
@@ -85,20 +86,20 @@ class Images(Classification):
             metric: the main score; by default accuracy.
             seed: chooses the rows of a validation split that the data lacks, and those that `rows` keeps.
             rows: how many training rows to keep; all by default.
+            validation: the split to score; by default that of `read_splits`.
 
         Raises:
             UserError: the data cannot be read, or an image, which is named; a column is missing or has gaps; there is
-                only one class; validation has a class that training lacks; the metric is unknown; `rows` < 1.
+                only one class; validation has a class that training lacks; the metric is unknown; `rows` < 1, or
+                they have only one class.
         """
         candidates = (label,) if label else (*LABELS, *CLASSES)
         prepared = partial(prepare, image=image, label=label, asked=labels)
-        splits = read_splits(data, label=candidates, each=unopened, prepare=prepared, seed=seed)
+        splits = read_splits(data, validation=validation, label=candidates, each=unopened, prepare=prepared, seed=seed)
         *columns, label = splits["train"].column_names
         check_classes(splits, label)
         names = tuple(splits["train"].features[label].names)
-        if rows is not None:
-            splits["train"] = first_rows(splits["train"], rows, seed)
-        return cls(splits, tuple(columns), label, names, choose_metric(metric, names))
+        return cls(splits, tuple(columns), label, names, choose_metric(metric, names)).with_first_rows(rows, seed)
 
     def described(self) -> dict[str, str]:
         own = super().described()

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-from datasets import ClassLabel
+from datasets import ClassLabel, DatasetDict
 from transformers import EvalPrediction, PreTrainedModel
 
+from secateur.system.errors import UserError
 from secateur.tasks.checkpoint_labels import config_of, head_labels
 from secateur.tasks.class_scores import ClassScore
 from secateur.tasks.columns import listed
@@ -24,7 +25,11 @@ from secateur.tasks.labels import (
     names_of_outputs,
     outputs_of,
 )
+from secateur.tasks.origin import Splits
+from secateur.tasks.splits import first_rows
 from secateur.tasks.task import Task
+
+Self = TypeVar("Self", bound="LabelledTask")
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +50,20 @@ class LabelledTask(Task):
             "id2label": dict(enumerate(names)),
             "label2id": {name: index for index, name in enumerate(names)},
         }
+
+    def with_first_rows(self: Self, rows: int | None, seed: int) -> Self:
+        """The task with that many training rows, sampled by the seed; with all by default.
+
+        Raises:
+            UserError: `rows` < 1, or nothing can be learned from these rows, because all have the same answer.
+        """
+        if rows is None:
+            return self
+        splits: DatasetDict = Splits(self.splits | {"train": first_rows(self.splits["train"], rows, seed)}, self.origin)
+        own: Self = replace(cast(Any, self), splits=splits)
+        if (answer := own.only_answer("train")) is not None:
+            raise UserError(f"all {rows} training rows that are kept have {answer}: keep more of them (--rows)")
+        return own
 
     def described(self) -> dict[str, str]:
         """The columns of texts and of labels, and the labels in the order of the outputs."""

@@ -18,10 +18,10 @@ from secateur.system.errors import UserError
 from secateur.tasks import predictors, register
 from secateur.tasks.class_scores import ClassScore, of_indicators
 from secateur.tasks.classification import MULTI_LABEL, Classification, logits_of
-from secateur.tasks.columns import with_fields
+from secateur.tasks.columns import listed, with_fields
 from secateur.tasks.multilabel_data import check_label_sets, possible_labels, prepare
 from secateur.tasks.predictors import Predictor
-from secateur.tasks.splits import first_rows, read_splits
+from secateur.tasks.splits import read_splits
 
 METRICS = ("micro_f1", "macro_f1", "subset_accuracy")  # the first is the default
 
@@ -51,6 +51,7 @@ class MultiLabel(Classification):
         metric: str | None = None,
         seed: int = 0,
         rows: int | None = None,
+        validation: str | None = None,
     ) -> MultiLabel:
         """Read `data` (see `read_splits`) and recognise its columns and labels.
 
@@ -66,21 +67,24 @@ class MultiLabel(Classification):
             metric: the main score; by default micro_f1.
             seed: chooses the rows of a validation split that the data lacks, and those that `rows` keeps.
             rows: how many training rows to keep, for a quick trial; all by default. Validation stays whole.
+            validation: the split to score; by default that of `read_splits`.
 
         Raises:
             UserError: the data cannot be read; a column is missing, is empty or has gaps; there is only one label;
-                validation has a label that training lacks; the metric is unknown; `rows` < 1.
+                validation has a label that training lacks; the metric is unknown; `rows` < 1, or
+                all of them have the same labels.
         """
         prepared = partial(prepare, text=text, label=label, asked=labels)
-        splits = read_splits(data, label=possible_labels(label), each=with_fields, prepare=prepared, seed=seed)
+        candidates = possible_labels(label)
+        splits = read_splits(
+            data, validation=validation, label=candidates, each=with_fields, prepare=prepared, seed=seed
+        )
         *columns, column = splits["train"].column_names
         names = tuple(splits["train"].features[column].feature.names)
         check_label_sets(splits, column, names)
         if metric is not None and metric not in METRICS:
             raise UserError(f"metric {metric!r} is not known for several labels: choose one of {', '.join(METRICS)}")
-        if rows is not None:
-            splits["train"] = first_rows(splits["train"], rows, seed)
-        return cls(splits, tuple(columns), column, names, metric or METRICS[0])
+        return cls(splits, tuple(columns), column, names, metric or METRICS[0]).with_first_rows(rows, seed)
 
     def encode(self, split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 128) -> Dataset:
         """As for classification, with `labels` of 0.0 or 1.0 for each of the labels."""
@@ -102,6 +106,13 @@ class MultiLabel(Classification):
     def class_scores(self, prediction: EvalPrediction, rows: Sequence[Mapping[str, Any]]) -> list[ClassScore]:
         """Those of each label."""
         return of_indicators(logits_of(prediction) > 0, np.asarray(prediction.label_ids) > 0.5, self.labels)
+
+    def only_answer(self, split: str) -> str | None:
+        sets = {frozenset(row) for row in self.splits[split][self.label]}
+        if len(sets) > 1:
+            return None
+        named = [self.labels[index] for index in sorted(*sets)]
+        return f"the labels {listed(named)}" if named else "no label"
 
     def _counts(self) -> Counter[int]:
         return Counter(index for row in self.splits["train"][self.label] for index in row)

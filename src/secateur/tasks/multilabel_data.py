@@ -167,9 +167,10 @@ def check_label_sets(splits: DatasetDict, column: str, names: Sequence[str]) -> 
     """Refuse splits from which labels cannot be learned.
 
     Raises:
-        UserError: there is a single label, or validation has one that no training row has.
+        UserError: there is a single label, all training rows have the same ones, or validation has one that no training
+            row has.
     """
-    if len(names) < 2:
+    if len(names) < 2 or len({frozenset(row) for row in splits["train"][column]}) == 1:
         raise UserError(f"the labels in {column!r} are all the same: give data with at least two")
     train, validation = ({label for row in splits[name][column] for label in row} for name in ("train", "validation"))
     if validation - train:

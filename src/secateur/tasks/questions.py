@@ -77,6 +77,7 @@ class Questions(Task):
         metric: str | None = None,
         seed: int = 0,
         rows: int | None = None,
+        validation: str | None = None,
         doc_stride: int | None = None,
         max_answer_length: int = 30,
         null_threshold: float = 0.0,
@@ -94,6 +95,7 @@ class Questions(Task):
             metric: the main score; by default f1.
             seed: chooses the contexts of a validation split that the data lacks, and the rows that `rows` keeps.
             rows: how many training questions to keep, for a quick trial; all by default. Validation stays whole.
+            validation: the split to score; by default that of `read_splits`.
             doc_stride, max_answer_length, null_threshold: as the attributes.
 
         Raises:
@@ -103,7 +105,8 @@ class Questions(Task):
         """
         _check_options(metric, doc_stride, max_answer_length, null_threshold)
         prepared = partial(prepare, text=text, label=label, seed=seed)
-        splits = read_splits(data, label=(label,) if label else ANSWERS, prepare=prepared, seed=seed)
+        candidates = (label,) if label else ANSWERS
+        splits = read_splits(data, validation=validation, label=candidates, prepare=prepared, seed=seed)
         unanswerable = any(not answers for split in splits.values() for answers in split["answers"])
         if rows is not None:
             splits["train"] = first_rows(splits["train"], rows, seed)

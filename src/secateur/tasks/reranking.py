@@ -90,6 +90,7 @@ class Reranking(ComparedTask):
         metric: str | None = None,
         seed: int = 0,
         rows: int | None = None,
+        validation: str | None = None,
         negatives: int | None = None,
         relevant: float = RELEVANT,
         reference: str | None = None,
@@ -107,6 +108,7 @@ class Reranking(ComparedTask):
             seed: chooses the queries of a validation split that the data lacks, those that `rows` keeps, and the
                 passages that are drawn.
             rows: how many training queries to keep, for a quick trial; all by default. Validation stays whole.
+            validation: the split to score; by default that of `read_splits`.
             negatives: passages to draw for each query; by default 4.
             relevant: as the attribute.
             reference: as the attribute; by default the teacher. Where there are labels it is not used.
@@ -119,7 +121,9 @@ class Reranking(ComparedTask):
         require(("sentence_transformers",), "embeddings")
         _check_options(metric, negatives, relevant)
         prepared, candidates = partial(prepare, text=text, label=label), (label,) if label else LABELS
-        splits = read_splits(data, label=candidates, each=with_fields, prepare=prepared, seed=seed)
+        splits = read_splits(
+            data, validation=validation, label=candidates, each=with_fields, prepare=prepared, seed=seed
+        )
         columns = find_columns(splits.origin.columns, text, label)
         if columns.drawn:
             for key in splits:
@@ -185,6 +189,10 @@ class Reranking(ComparedTask):
             return self
         fitted = replace(self, sigmoid=has_sigmoid(config, self._numbers(), LABEL))
         return fitted if isinstance(model_or_folder, PreTrainedModel) else fitted.with_reference(str(model_or_folder))
+
+    def only_answer(self, split: str) -> str | None:
+        labels = {number for own in self.splits[split][LABEL] for number in own}
+        return f"the label {labels.pop():g} for every pair" if self.labelled and len(labels) == 1 else None
 
     def described(self) -> dict[str, str]:
         """The columns, the numbers of queries and of pairs, and what labels are."""

@@ -137,6 +137,10 @@ class Task(ABC):
         """The `metric` of the best constant prediction for encoded rows; None if nothing constant is comparable."""
         return None
 
+    def only_answer(self, split: str) -> str | None:
+        """In words what is to be predicted for all rows of a split, such as "the label good"; None if they differ."""
+        return None
+
     def described(self) -> dict[str, str]:
         """What was recognised in the data, by name: by default the columns in use."""
         return {"columns": ", ".join(self.origin.columns or self.splits["train"].column_names)}

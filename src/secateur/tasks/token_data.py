@@ -45,7 +45,7 @@ def prepare(
     splits = splits.select_columns([words, tags])
     for key, split in splits.items():
         _check_kinds(origin.name(key), split, words, tags)
-        _check_rows(origin.name(key), split, words, tags)
+        _check_rows(origin.name(key), split, words, tags, labels or ())
     splits = _same_names(splits, tags)
     return Splits(_labels(splits, tags, labels).indexed(splits, tags), replace(origin, guesses=guesses))
 
@@ -74,21 +74,21 @@ def _check_kinds(name: str, split: Dataset, words: str, tags: str) -> None:
         raise UserError(f"column {words!r} of the {name} split holds lists without words: name another by `text`")
 
 
-def _check_rows(name: str, split: Dataset, words: str, tags: str) -> None:
+def _check_rows(name: str, split: Dataset, words: str, tags: str, asked: Sequence[str]) -> None:
     """Every row must be a sentence with a tag for each of its words."""
     rows = list(zip(split[words][:], split[tags][:], strict=True))
     faults = {
         "have no words": [not sentence for sentence, _ in rows],
         "have more or fewer tags than words": [len(sentence or ()) != len(own or ()) for sentence, own in rows],
-        "lack a word or a tag (a tag below 0 is none)": [
-            None in (sentence or ()) or any(_is_missing(tag) for tag in own or ()) for sentence, own in rows
+        "lack a word or a tag (a tag below 0 is none unless --labels names it)": [
+            None in (sentence or ()) or any(_is_missing(tag, asked) for tag in own or ()) for sentence, own in rows
         ],
     }
     check_rows(name, faults)
 
 
-def _is_missing(tag: Any) -> bool:
-    return tag is None or tag == "" or (isinstance(tag, int) and tag < 0)
+def _is_missing(tag: Any, asked: Sequence[str]) -> bool:
+    return tag is None or tag == "" or (isinstance(tag, int) and tag < 0 and str(tag) not in asked)
 
 
 def _labels(splits: DatasetDict, tags: str, asked: Sequence[str] | None) -> Labels:

@@ -32,7 +32,7 @@ from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.labels import only_numbered
 from secateur.tasks.predictors import Predictor
 from secateur.tasks.rows import check_length
-from secateur.tasks.splits import first_rows, read_splits
+from secateur.tasks.splits import read_splits
 from secateur.tasks.tag_schemes import OUTSIDE, common_tags
 from secateur.tasks.tag_scores import common_marks, constant_score, marked, tag_scores
 from secateur.tasks.task import PaddingCollator, Task
@@ -102,6 +102,7 @@ class Tokens(LabelledTask):
         metric: str | None = None,
         seed: int = 0,
         rows: int | None = None,
+        validation: str | None = None,
     ) -> Tokens:
         """Read `data` (see `read_splits`) and recognise its columns and tags.
 
@@ -116,21 +117,22 @@ class Tokens(LabelledTask):
             metric: the main score; by default f1 of whole entities, or accuracy if the tags do not mark entities.
             seed: chooses the rows of a validation split that the data lacks, and those that `rows` keeps.
             rows: how many training rows to keep, for a quick trial; all by default. Validation stays whole.
+            validation: the split to score; by default that of `read_splits`.
 
         Raises:
             UserError: the data cannot be read; a column is missing or holds no lists; a row is empty, has a gap, or
                 more or fewer tags than words; there is only one tag; validation has a tag that training lacks; the
-                metric is unknown; `rows` < 1.
+                metric is unknown; `rows` < 1, or they have only one tag.
         """
         prepared = partial(prepare, text=text, label=label, labels=labels)
         candidates = (label,) if label else TAGS
-        splits = read_splits(data, label=candidates, each=with_fields, prepare=prepared, seed=seed)
+        splits = read_splits(
+            data, validation=validation, label=candidates, each=with_fields, prepare=prepared, seed=seed
+        )
         words, tags = splits["train"].column_names
         names = tuple(splits["train"].features[tags].feature.names)
         check_tags(splits, tags, names)
-        if rows is not None:
-            splits["train"] = first_rows(splits["train"], rows, seed)
-        return cls(splits, words, tags, names, _choose_metric(metric, names), metric)
+        return cls(splits, words, tags, names, _choose_metric(metric, names), metric).with_first_rows(rows, seed)
 
     def fitted(self, model_or_folder: PreTrainedModel | str | Path, role: str) -> Task:
         """As `LabelledTask.fitted`; the names of a model's tags also decide whether entities or words are scored.
@@ -143,6 +145,10 @@ class Tokens(LabelledTask):
         check_named(task.label, task.labels)
         metric = _choose_metric(task.asked_metric, task.labels, named=True)
         return task if metric == task.metric else replace(task, metric=metric)
+
+    def only_answer(self, split: str) -> str | None:
+        tags = {tag for row in self.splits[split][self.label] for tag in row}
+        return f"the tag {self.labels[tags.pop()]} for every word" if len(tags) == 1 else None
 
     def head(self) -> dict[str, Any]:
         check_named(self.label, self.labels)
