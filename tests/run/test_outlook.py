@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from small_world import recipe_values, write_questions, write_sentences, write_world
+from small_world import recipe_values, write_data, write_questions, write_sentences, write_world
 
 from secateur.run import density_sweep, pipeline, recipe
 from secateur.system.errors import UserError
@@ -54,6 +54,16 @@ def test_the_split_that_is_scored_and_what_was_guessed_are_named(world, tmp_path
         "texts from text, not title (--text); labels from label, not score (--label); "
         "classes from the integers in label, not scores (--task-option scores=true)"
     )
+
+
+def test_it_is_not_said_that_there_is_no_other_split_where_one_is_not_used(world, tmp_path):
+    for name in ("train", "eval"):
+        write_data(tmp_path / f"{name}.csv")
+    said = lines(world, data=str(tmp_path))
+    assert said["rows"].endswith("(split off from train by the seed)")
+    assert said["guessed"] == "scored rows split off from train, not from eval (--task-option validation=eval)"
+    said = lines(world, data=str(tmp_path), **{"data.options": {"validation": "eval"}})
+    assert said["rows"] == "40 for training (train), 40 for scoring by accuracy (eval)" and "guessed" not in said
 
 
 def test_the_stages_are_those_that_the_run_logs(world, tmp_path, drawn):

@@ -8,10 +8,13 @@ from small_world import write_model
 
 from secateur.system.errors import UserError
 from secateur.tasks.classification import Classification
+from secateur.tasks.embedding import SentenceEmbedding
+from secateur.tasks.images import Images
 from secateur.tasks.language import Language
 from secateur.tasks.multilabel import MultiLabel
 from secateur.tasks.origin import Origin, origin_of
 from secateur.tasks.questions import Questions
+from secateur.tasks.reranking import Reranking
 from secateur.tasks.splits import read_splits
 from secateur.tasks.tokens import Tokens
 from secateur.tasks.translation import Translation
@@ -76,6 +79,80 @@ def test_what_is_wrong_with_a_split_is_said_by_its_name(tmp_path):
 
 def test_splits_that_were_read_otherwise_have_the_default():
     assert origin_of(DatasetDict()) == Origin("train", "validation")
+
+
+# ---- splits that are not scored
+
+
+NOT_USED = "scored rows split off from train, not from {0} (--task-option validation={0})"
+
+
+@pytest.mark.parametrize("name", ["eval", "holdout", "testing", "validation_mismatched", "part2"])
+def test_a_labelled_split_of_another_name_is_named_and_can_be_scored(tmp_path, name):
+    write(tmp_path, "train", *LABELLED)
+    write(tmp_path, name, *LABELLED, times=2)
+    write(tmp_path, "unlabelled", {"text": "a film"})
+    write(tmp_path, "labels", {"label": "good"})
+    (tmp_path / "notes.txt").write_text("a text\n")
+    origin = Classification.from_data(str(tmp_path)).origin
+    assert origin.scored is None and origin.unread == (name,) and origin.guesses == (NOT_USED.format(name),)
+    task = Classification.from_data(str(tmp_path), validation=name)
+    assert len(task.splits["validation"]) == 4 and task.origin == Origin("train", name)
+
+
+def test_other_splits_beside_a_test_are_named_and_beside_a_validation_are_not(tmp_path):
+    for name in ("train", "test", "holdout"):
+        write(tmp_path, name, *LABELLED)
+    said = "scored rows from test, not from holdout (--task-option validation=holdout)"
+    assert Classification.from_data(str(tmp_path)).origin.guesses == (said,)
+    write(tmp_path, "dev", *LABELLED)
+    assert Classification.from_data(str(tmp_path)).origin == Origin("train", "dev")
+
+
+def test_folders_of_other_names_beside_train_are_splits(tmp_path):
+    for name in ("train", "eval"):
+        write(tmp_path / name, "rows", *LABELLED)
+    assert Classification.from_data(str(tmp_path)).origin.unread == ("eval",)
+    assert Classification.from_data(str(tmp_path), validation="eval").origin.scored == "eval"
+    pillow = pytest.importorskip("PIL.Image")
+    for split in ("train", "holdout"):
+        for number, name in enumerate(("cat", "dog") * 5):
+            (tmp_path / "images" / split / name).mkdir(parents=True, exist_ok=True)
+            pillow.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / "images" / split / name / f"{number}.png")
+    assert Images.from_data(str(tmp_path / "images")).origin.unread == ("holdout",)
+    assert len(Images.from_data(str(tmp_path / "images"), validation="holdout").splits["validation"]) == 10
+
+
+def test_every_task_takes_the_name_of_the_split_that_is_scored(tmp_path):
+    asked = {"question": "what?", "answers": {"text": ["film"], "answer_start": [2]}}
+    rows = {
+        MultiLabel: [{"text": "a film", "label": own} for own in (["a"], ["b"])],
+        Tokens: [{"tokens": ["a", "film"], "tags": ["N", "V"]}],
+        Questions: [asked | {"context": f"a film {number}"} for number in range(4)],
+        Reranking: [{"query": f"film {number}", "passage": "a", "label": number % 2} for number in range(6)],
+        SentenceEmbedding: [{"text": f"a film {number}"} for number in range(4)],
+    }
+    for kind, own in rows.items():
+        folder = tmp_path / kind.__name__
+        train = [{**row, "text": f"{row['text']} {number}"} if "text" in row else row for number, row in enumerate(own)]
+        write(folder, "train", *train)
+        write(folder, "eval", *own)
+        assert kind.from_data(str(folder)).origin.unread == ("eval",), kind
+        if kind is not SentenceEmbedding:  # which trains on no text that is scored
+            assert kind.from_data(str(folder), validation="eval").origin.scored == "eval"
+    other = [{"text": f"a book {number}"} for number in range(4)]
+    write(tmp_path / "SentenceEmbedding", "eval", *other)
+    task = SentenceEmbedding.from_data(str(tmp_path / "SentenceEmbedding"), validation="eval")
+    assert task.origin.scored == "eval" and len(task.splits["validation"]) == 4
+
+
+def test_texts_to_score_are_named_by_the_option_of_their_task(tmp_path):
+    for name in ("train", "eval"):
+        write(tmp_path, name, {"text": "a film"})
+    assert Language.from_data(str(tmp_path)).origin.guesses == (
+        "scored rows split off from train, not from eval (--eval=eval)",
+    )
+    assert Language.from_data(str(tmp_path), evaluation="eval").origin == Origin("train", "eval")
 
 
 # ---- guesses

@@ -121,7 +121,8 @@ def _scored(origin: Origin, recipe: Recipe) -> str:
     Only a part of the teacher's score as the target takes its score on these rows into account.
     """
     if origin.scored is None:
-        return f"split off from {origin.train} by the seed, because the data has no other labelled split"
+        why = "" if origin.unread else ", because the data has no other labelled split"
+        return f"split off from {origin.train} by the seed{why}"
     if origin.scored not in HIDDEN:
         return origin.scored
     goal = "only the teacher's score sets the goal" if leaves_density_open(recipe) else "nothing is chosen"

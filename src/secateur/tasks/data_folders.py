@@ -151,9 +151,9 @@ def _unversioned(files: dict[str, list[Path]]) -> dict[str, list[Path]]:
 
 def _inner_parts(folder: Path, splits: Sequence[str]) -> dict[str, Part]:
     inner = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    pieces = {path.name: _rows_in(path) for path in inner if path.name in splits}
-    if named := {name: partial(read_pieces, paths) for name, paths in pieces.items() if paths}:
-        return dict(named)
+    pieces = {path.name: paths for path in inner if (paths := _rows_in(path))}
+    if pieces.keys() & {*splits}:
+        return {name: partial(read_pieces, paths) for name, paths in pieces.items()}
     found = {path.name: parts for path in inner if (parts := folder_parts(path, splits))}
     if len(found) > 1:
         raise UserError(f"{folder} holds several sets of data ({listed(list(found))}): give the folder of one of them")

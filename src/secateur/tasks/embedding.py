@@ -38,7 +38,7 @@ from secateur.tasks.embedding_reference import MOST_TOKENS, Reference
 from secateur.tasks.embedding_scores import COSINE, TEXT_METRICS, Evaluation, read_evaluation, text_scores
 from secateur.tasks.predictors import Predictor
 from secateur.tasks.rows import check_length
-from secateur.tasks.splits import first_rows, read_splits
+from secateur.tasks.splits import OPTION, first_rows, read_splits
 from secateur.tasks.task import PaddingCollator, Task
 from secateur.tasks.tokenizer_settings import kept_settings
 
@@ -106,6 +106,7 @@ class SentenceEmbedding(ComparedTask):
         metric: str | None = None,
         seed: int = 0,
         rows: int | None = None,
+        validation: str | None = None,
         pairs: bool | None = None,
         query_prompt: str | None = None,
         document_prompt: str | None = None,
@@ -123,6 +124,7 @@ class SentenceEmbedding(ComparedTask):
             metric: the main score; by default the first of the evaluation.
             seed: chooses the texts that are split off, and those that `rows` keeps.
             rows: how many training rows to keep.
+            validation: the split whose texts are scored without an evaluation; by default that of `read_splits`.
             pairs: whether rows are pairs; by default if their columns are named so.
             query_prompt, document_prompt: texts to put before queries and anchors, and before documents and positives;
                 by default the model's.
@@ -139,7 +141,9 @@ class SentenceEmbedding(ComparedTask):
         known = TEXT_METRICS if scored is None else scored.metrics
         if metric is not None and metric not in known:
             raise UserError(f"metric {metric!r} is not known for this evaluation: choose one of {', '.join(known)}")
-        splits = read_splits(data, each=with_fields, prepare=partial(prepare, text=text, pairs=pairs), seed=seed)
+        prepared = partial(prepare, text=text, pairs=pairs)
+        option = OPTION if scored is None else None
+        splits = read_splits(data, validation=validation, each=with_fields, prepare=prepared, seed=seed, option=option)
         splits = with_scored_texts(splits, seed) if scored is None else without_held_out(splits, scored.texts())
         if rows is not None:
             splits["train"] = first_rows(splits["train"], rows, seed)

@@ -23,6 +23,18 @@ def guess(what: str, taken: Sequence[str], others: Sequence[str], options: str) 
     return (f"{what} from {listed(taken)}, not {listed(others)} ({options})",) if others else ()
 
 
+def guessed_split(train: str, scored: str | None, others: Sequence[str], option: str) -> tuple[str, ...]:
+    """The guess that some rows are to be scored and other splits are not; nothing if there are no others.
+
+    Args:
+        train, scored: the names of the splits in use; None for rows that are split off the training rows.
+        others: the names of the other splits.
+        option: of the command line, by which the user names one.
+    """
+    what = f"scored rows split off from {train}" if scored is None else f"scored rows from {scored}"
+    return (f"{what}, not from {listed(others)} ({option}={others[0]})",) if others else ()
+
+
 def guessed_label(
     what: str, shared: Sequence[str], taken: str, asked: str | None, usual: Sequence[str], used: Collection[str] = ()
 ) -> tuple[str, ...]:

@@ -26,9 +26,9 @@ def image_parts(folder: Path, splits: Sequence[str]) -> dict[str, Callable[[], D
     """
     if any(path.is_file() and form(path) in READERS for path in folder.iterdir()):
         return {}
-    named = [place for place in _folders(folder) if place.name in splits and _classes(place)]
-    if named:
-        return {place.name: partial(read_classes, place) for place in named}
+    of_classes = {place.name: partial(read_classes, place) for place in _folders(folder) if _classes(place)}
+    if of_classes.keys() & {*splits}:
+        return dict(of_classes)
     classes = [place for place in _classes(folder) if place.name not in splits]
     return {splits[0]: partial(read_classes, folder)} if classes else {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -111,7 +112,8 @@ class Language(Task):
         asked = (text,) if isinstance(text, str) else tuple(text or ())
         if len(asked) > 1:
             raise UserError(f"`text` names {len(asked)} columns: name the one that holds the texts")
-        splits = read_splits(data, validation=evaluation, prepare=lambda own: _prepared(own, asked), seed=seed)
+        prepared = partial(_prepared, asked=asked)
+        splits = read_splits(data, validation=evaluation, prepare=prepared, seed=seed, option="--eval")
         if rows is not None:
             splits["train"] = first_rows(splits["train"], rows, seed)
         return cls(splits)

