@@ -173,6 +173,68 @@ def test_other_models_of_equal_names_are_named_by_as_much_of_their_paths_as_diff
     )
 
 
+# Training data and seeds
+
+
+def rows_of_runs(runs):
+    return {point.name: len(point.models) for point in compare(read(runs)).points if point.origin == RUN}
+
+
+def trained(folder, source, data, seed=0, **changes):
+    return write(folder, seed=seed, scored="89ab", trained=data, recipe={"data": source}, **changes)
+
+
+def test_runs_on_other_training_data_are_rows_of_their_own_named_by_it(tmp_path):
+    runs = [trained(tmp_path / f"{part}{seed}", f"/data/{part}", part * 4, seed) for part in "ab" for seed in (0, 1)]
+    assert rows_of_runs(runs) == {
+        "grain at density 0.05, data.source a": 2,
+        "grain at density 0.05, data.source b": 2,
+    }
+    moved = [trained(tmp_path / f"c{seed}", f"/elsewhere/{seed}", "cccc", seed) for seed in (0, 1)]
+    assert rows_of_runs(moved) == {"grain at density 0.05": 2}, "the same rows in two places"
+    changed = [
+        trained(tmp_path / "d", "/data", "dddd", rows={"train": 300, "validation": 1872}),
+        trained(tmp_path / "e", "/data", "eeee", seed=1),
+    ]
+    assert [*rows_of_runs(changed)] == [
+        "grain at density 0.05, training rows 300",
+        "grain at density 0.05, training rows 67349",
+    ]
+    renamed = [trained(tmp_path / "f", "/data", "ffff"), trained(tmp_path / "g", "/data", "0000", seed=1)]
+    assert {*rows_of_runs(renamed)} == {f"grain at density 0.05, training data {data}" for data in ("ffff", "0000")}
+
+
+def test_rows_that_the_seed_samples_are_those_of_one_data_set(tmp_path):
+    few = {"data.rows": 300}
+    for folder, recorded in (("now", {"trained": "aaaa"}), ("before", {})):
+        for seed in (0, 1):
+            write(tmp_path / folder / str(seed), seed=seed, scored="89ab", data=f"{seed}{seed}", recipe=few, **recorded)
+        assert rows_of_runs([tmp_path / folder]) == {"grain at density 0.05": 2}
+    write(tmp_path / "whole", scored="89ab", data="2222", trained="aaaa")
+    names = rows_of_runs([tmp_path / "now" / "0", tmp_path / "now" / "1", tmp_path / "whole"])
+    assert names == {"grain at density 0.05, data.rows 300": 2, "grain at density 0.05, data.rows none": 1}
+
+
+def test_two_runs_of_one_seed_are_no_seeds_of_a_recipe(tmp_path):
+    runs = [write(tmp_path / name, score=score) for name, score in (("a", 0.80), ("b", 0.90))]
+    names = rows_of_runs(runs)
+    assert names == {"grain at density 0.05, folder a": 1, "grain at density 0.05, folder b": 1}
+    sets = [write(tmp_path / name / str(seed), seed=seed) for name in ("old", "new") for seed in (0, 1)]
+    names = rows_of_runs(sets)
+    assert names == {"grain at density 0.05, folder old": 2, "grain at density 0.05, folder new": 2}
+
+
+def test_teachers_that_were_trained_on_other_data_are_points_of_their_own(tmp_path):
+    for part in "ab":
+        for seed in (0, 1):
+            place = tmp_path / f"{part}{seed}"
+            report = {"scored": "89ab", "trained": part * 4, "recipe": {"data": f"/data/{part}", "teacher": None}}
+            (write(place, seed=seed, **report) / "teacher").mkdir()
+    comparison = compare(read([tmp_path / f"{part}{seed}" for part in "ab" for seed in (0, 1)]))
+    teachers = {point.name: len(point.models) for point in comparison.points if point.origin == TEACHER}
+    assert teachers == {"teacher, data.source a": 2, "teacher, data.source b": 2}
+
+
 # What is shown
 
 
@@ -273,7 +335,8 @@ def test_json_and_markdown_hold_every_point(tmp_path):
 
 def test_runs_with_other_training_rows_are_compared_if_they_were_scored_on_the_same(tmp_path):
     runs = [write(tmp_path / "a", scored="89ab"), write(tmp_path / "b", seed=1, scored="89ab", data="4567")]
-    assert compare(read(runs)).to_dict()["points"][1]["n"] == 2
+    comparison = compare(read(runs))
+    assert [len(point.models) for point in comparison.points] == [1, 1, 1] and comparison.data == "89ab"
     with pytest.raises(UserError, match=r"\(89ab\) and .*\(cdef\): compare runs of one"):
         read([runs[0], write(tmp_path / "c", scored="cdef")])
     with pytest.raises(UserError, match="compare runs of one"):

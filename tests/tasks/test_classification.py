@@ -77,6 +77,18 @@ def scores(tmp_path):
     return Classification.from_data(write(tmp_path / "scores.csv", rows(label=[i / 4 for i in range(20)])))
 
 
+def test_the_fingerprint_of_training_rows_does_not_depend_on_their_order_or_on_the_scored_rows(tmp_path):
+    def found(name, train, **other):
+        (tmp_path / name).mkdir()
+        return Classification.from_data(folder(tmp_path / name, train=train, **other)).rows_fingerprint("train")
+
+    table = rows(20, label=[0, 0, 1, 1] * 5)
+    one = found("one", table, dev=rows(4))
+    backwards = {name: values[::-1] for name, values in table.items()}
+    assert found("two", backwards, dev=rows(8)) == one
+    assert found("three", {**table, "label": [1, *table["label"][1:]]}, dev=rows(4)) != one
+
+
 # ---- what it reads
 
 

@@ -133,7 +133,7 @@ class Comparison:
 
     Attributes:
         metric: the score's name; `greater` is whether larger scores are better.
-        data: fingerprint of the data; `rows` is the number of scored rows.
+        data: fingerprint of the scored rows, or of all data for runs of before; `rows` is the number of scored rows.
         split: the name of their split in the data; None for rows that are split off the training rows.
         measured: whether all latencies are of one benchmark, in turn; otherwise the speed-ups are from the reports.
         remarks: what was left out, and why.

@@ -36,7 +36,7 @@ def notes(comparison: Comparison) -> list[str]:
     """Denominators and protocol of the numbers, and what was left out."""
     lines = [
         f"{comparison.metric} on the same {comparison.scored_rows} (data {comparison.data}); runs whose "
-        "recipes differ only in the seed are one row: their mean (lowest-highest)",
+        "recipes differ only in the seed, on the same training data, are one row: their mean (lowest-highest)",
         "*: on the Pareto front of score and this column, by the means shown: no other row is at least as good in both "
         "and better in one",
         "density: weights and inner biases kept in the layers, over those of the dense teacher",

@@ -89,6 +89,8 @@ class Report:
         baseline: the main score of the best constant prediction, such as the commonest class; None where no constant
             prediction compares, or for a run that did not record it.
         scored: fingerprint of the scored rows; None for a run that did not record it.
+        trained: fingerprint of the training split, of which the seed may have sampled some rows, whatever their order;
+            None for a run that did not record it.
         classes: the scores of each class, in the order of the outputs: its `name`, its number of scored `rows`, and
             `precision`, `recall` and `f1` of the `teacher` and the `model`, None where one was not recorded; None for
             a task without classes.
@@ -131,6 +133,7 @@ class Report:
     standard_error: float | None = None
     baseline: float | None = None
     scored: str | None = None
+    trained: str | None = None
     bytes: Mapping[str, Mapping[str, int]] | None = None
     classes: Sequence[Mapping[str, Any]] | None = None
     tuning: Mapping[str, Any] | None = None

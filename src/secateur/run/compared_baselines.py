@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from secateur.report import baselines
@@ -13,15 +14,18 @@ Named = Sequence[tuple[str, Sequence[FinishedRun]]]
 """The name of each recipe, and its runs, one for each seed."""
 
 
-def baseline_points(named: Named) -> list[Point]:
+def baseline_points(named: Named, data: Mapping[Path, str]) -> list[Point]:
     """A point for each baseline, with a model for each run.
 
     One that depends on the teacher and the data alone is the same for all recipes; the others are of one recipe.
+
+    Args:
+        data: folder of a run -> the end of the name of what was trained on its data (`names_of_data`).
     """
     groups: dict[str, dict[tuple[str, float], ScoredModel]] = {}
     for recipe, run, row in _rows(named):
         own = len(named) > 1 and (row["trained"] or row["pruned"])
-        name = f"{row['what']} ({recipe})" if own else row["what"]
+        name = row["what"] + (f" ({recipe})" if own else data[run.folder])
         model = _model(run, row)
         key = (model.place if own or row["trained"] else run.teacher, model.score)
         groups.setdefault(name, {}).setdefault(key, model)

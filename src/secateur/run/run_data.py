@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -216,6 +216,13 @@ def check_scored_answers(task: Task) -> None:
             f"all {len(task.splits['validation'])} {task.origin.rows} have {answer}, so that a constant answer is the "
             "best: give scored rows with several, or name another split to score"
         )
+
+
+def training_fingerprint(data: RunData) -> str:
+    """Of the training split as read, whatever the order of its rows, before the seed samples some of them."""
+    recipe = data.recipe
+    whole = data.task_as_read if recipe.data.rows is None else open_data(replace(recipe.data, rows=None), recipe.seed)
+    return whole.rows_fingerprint("train")
 
 
 def trained_on(data: RunData) -> list[int] | None:

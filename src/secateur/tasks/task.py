@@ -272,6 +272,18 @@ class Task(ABC):
         """
         return fingerprint(_contents(self, splits or tuple(self.splits)), digits=12)
 
+    def rows_fingerprint(self, split: str) -> str:
+        """As `fingerprint` of one split, whatever the order of its rows."""
+        rows = self.hashed(split)
+        own = sorted(
+            json.dumps(row) for batch in rows.iter(batch_size=1000) for row in zip(*batch.values(), strict=True)
+        )
+        return fingerprint([json.dumps([self.labels, rows.column_names]), *own], digits=12)
+
+    def hashed(self, split: str) -> Dataset:
+        """What the fingerprints have of the rows of a split."""
+        return self.splits[split]
+
     def _has_head(self, config: PreTrainedConfig) -> bool:
         kind = self.model_class.__name__.removeprefix("AutoModel")  # such as "ForSequenceClassification"
         return any(name.endswith(kind) for name in config.architectures or ())
@@ -280,7 +292,7 @@ class Task(ABC):
 def _contents(task: Task, splits: Sequence[str]) -> Iterator[str]:
     yield json.dumps(task.labels)
     for name in splits:
-        split = task.splits[name]
+        split = task.hashed(name)
         yield json.dumps([name, split.column_names])
         yield from (json.dumps(batch) for batch in split.iter(batch_size=1000))
 

@@ -21,7 +21,7 @@ from secateur.run import output_cache, ramp_scores, run_length, vocabulary_data
 from secateur.run.context import Context
 from secateur.run.models import base_model, load_compact, load_teacher, teacher_classes, teacher_scores
 from secateur.run.records import FORMAT, VERIFIED, VERSIONS
-from secateur.run.run_data import tuning_score
+from secateur.run.run_data import training_fingerprint, tuning_score
 from secateur.run.stages import baselines, density, depth
 from secateur.run.stages import teacher as teacher_stage
 from secateur.run.target import read_latency_table
@@ -118,6 +118,7 @@ def _of_data(context: Context) -> dict[str, Any]:
         "rows": {name: len(split) for name, split in task.splits.items()},
         "data": whole.fingerprint(),
         "scored": whole.fingerprint("validation"),
+        "trained": training_fingerprint(context.data),
         "splits": task.origin.names,
         "asked": {} if task.predictor is None else task.predictor.told(task),
     }

@@ -11,10 +11,10 @@ from typing import Any, TypeAlias, get_type_hints
 from pydantic import ValidationError
 
 from secateur.methods import METHODS
+from secateur.run.compared_recipes import brief
 from secateur.run.recipe import KEYS, known
 from secateur.run.recipe_errors import sentence
 from secateur.run.recipe_schema import Strict, types_within
-from secateur.run.run_comparison import brief
 from secateur.system.errors import InRecipe
 
 FIXED = ("model", "teacher", "seed", "data.", "measurement.", "training.teacher_", "training.report_to")
