@@ -1,5 +1,6 @@
 """The progress of a run: what is shown in the columns of a terminal, and that a log is never silent for long."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -66,3 +67,59 @@ def test_the_thread_of_a_log_speaks_and_ends(monkeypatch):
     count = len(said)
     progress.time.sleep(0.03)
     assert len(said) == count
+
+
+# ---- the time left over all while trials run
+
+
+FOLDERS = ("teacher-training", "density", "depth-4", "depth-2", "prune")
+
+
+def left(watch, folder, step, total, first=0):
+    """The seconds left after a step of a training, which begins before it, and ends with it if it is the last."""
+    begun = SimpleNamespace(global_step=first, max_steps=total)
+    watch.on_train_begin(SimpleNamespace(output_dir=f"run/{folder}"), begun, None)
+    shown = watch.left_over_all(step, total)
+    if step == total:
+        watch.on_train_end(None, SimpleNamespace(global_step=step), None)
+    return shown
+
+
+@pytest.fixture
+def followed(monkeypatch):
+    """The seconds left of a run of five stages of 100 s each, of which those of trials have 100 steps."""
+    monkeypatch.setattr(progress, "duration", round)
+    watch = progress.Watch()
+    stages = [ExpectedStage(name, 100.0, progress.Path("run") / name, steps=100) for name in FOLDERS[:-1]]
+    watch.expect([*stages, ExpectedStage("prune", 100.0, progress.Path("run/prune"))])
+    as_expected = lambda self, place, done, now: 100 * (len(FOLDERS) - place - done)  # noqa: E731
+    monkeypatch.setattr(progress.TimeLeft, "seconds", as_expected)
+    return partial(left, watch)
+
+
+def test_trials_of_a_teacher_are_parts_of_its_stage_and_its_training_is_the_rest(followed):
+    assert followed("teacher-trial", 10, 20) == 490
+    assert followed("teacher-trial", 20, 20) == 480
+    assert followed("teacher-trial", 15, 30) == 465
+    assert followed("teacher-trial", 30, 30) == 450
+    assert followed("teacher-training", 25, 150) == round(500 - 100 * (50 + 25) / 200), "it ends after 200 steps"
+    assert followed("teacher-training", 150, 150) == 400
+
+
+def test_trials_of_densities_are_parts_of_their_stage(followed):
+    assert followed("density-0.2", 50, 50) == 350
+    assert followed("density-0.1", 10, 20) == 340
+    assert followed("density-0.1", 20, 20) == 330
+    assert followed("density-0.1-recover", 30, 30) == 300
+
+
+def test_a_trial_of_layers_has_its_recovery_and_one_that_was_not_expected_counts_to_the_last(followed):
+    assert followed("depth-4", 40, 40) == 260
+    assert followed("depth-4-recover", 60, 60) == 200
+    assert followed("depth-2", 100, 100) == 100
+    assert followed("depth-3", 50, 100) == 125, "of 200 steps 150 are done"
+    assert followed("prune", 50, 100) == 50
+
+
+def test_what_a_training_has_done_before_it_was_interrupted_does_not_count(followed):
+    assert followed("prune", 60, 100, 20) == 50

@@ -12,6 +12,7 @@ from secateur.run.disk_space import bytes_of_moments, bytes_of_run
 from secateur.run.estimate import expected_stages, steps_for
 from secateur.run.models import base_model
 from secateur.run.run_data import RunData
+from secateur.run.stages import teacher
 from secateur.run.stages.density import QUESTION
 from secateur.run.step_sample import Sample
 from secateur.run.target import space_of
@@ -112,6 +113,38 @@ def test_the_seconds_of_each_stage(world):
     assert sought == pytest.approx((9 + 3 * 9) * 0.5 + 3 * 0.02 * held_out)
     assert "recover" not in seconds(context_of(world, **{"method.end": 1.0}))
     assert set(seconds(context, None).values()) == {None}
+
+
+SOUGHT = {"training.teacher_epochs": None, "training.teacher_learning_rate": None}
+
+
+def test_a_search_for_a_teacher_is_expected_to_go_as_usual_and_at_most_to_its_end(world, tmp_path):
+    context = replace(context_of(world, model="encoder", **SOUGHT), folder=tmp_path)
+    held_out = 0.02 * sum(len(row["input_ids"]) for row in context.data.held_out_rows)
+
+    def stage():
+        return next(one for one in expected_stages(context, space(context), COSTS) if one.name == "teacher")
+
+    usual = stage()
+    assert usual.steps == 930 and usual.seconds == pytest.approx(930 * 0.5 + 6 * held_out)
+    assert usual.most == pytest.approx(2_000 * 0.5 + 16 * held_out)
+    for steps in (62, 62, 62, 124):
+        teacher.RECORD.add(tmp_path, {"learning_rate": 1e-4, "steps": steps}, rows=9)
+    assert stage().steps == 620 and stage().most == pytest.approx((2_000 - 310) * 0.5 + 11 * held_out)
+    teacher.RECORD.write(tmp_path, {"learning_rate": 1e-4, "steps": 124})
+    assert (stage().steps, stage().seconds, stage().most) == (124, 62.0, None)
+
+
+def test_of_rows_that_trials_do_not_exhaust_the_teacher_is_expected_to_take_all_its_steps(world):
+    context = context_of(world, model="encoder", **SOUGHT, **{"training.teacher_steps": 128})
+    assert teacher.expected(context) == [4, 4, 4, 8, 16, 92], "4 rows in 16 steps pass twice over the 36 rows"
+
+
+def test_a_rate_alone_that_is_sought_takes_its_trials_beside_the_steps_that_are_given(world):
+    context = context_of(world, model="encoder", **SOUGHT | {"training.teacher_epochs": 1})
+    assert teacher.expected(context) == [9] * 4 and sum(teacher.most_expected(context)) == 1_009
+    length = context_of(world, model="encoder", **SOUGHT | {"training.teacher_learning_rate": 1e-4})
+    assert teacher.expected(length) == [62, 124, 248, 124] and sum(teacher.most_expected(length)) == 2_000
 
 
 def test_trials_of_layers_are_stages_and_the_smallest_number_is_expected(world):

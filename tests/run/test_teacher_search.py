@@ -16,7 +16,7 @@ from secateur.run.context import Context
 from secateur.run.models import untrained_teacher
 from secateur.run.run_data import RunData
 from secateur.run.stages import teacher
-from secateur.run.teacher_search import Setting, TeacherSearch
+from secateur.run.teacher_search import Setting, TeacherSearch, usual_trainings
 from secateur.run.training_arguments import first_teacher_rate, learning_rate_of_run
 
 FIRST = Setting(1.0, 100)
@@ -54,6 +54,15 @@ def test_a_score_that_is_no_number_is_the_worst():
     search, seen = searched(lambda rate, steps: math.nan if rate == 1.0 else -rate)
     search.choose_rate()
     assert search.best == Setting(2.0, 100) and [rate for rate, _ in seen] == [1, 2, 4]
+
+
+def test_a_search_that_goes_as_usual_takes_about_half_of_its_steps():
+    first = Setting(1e-4, 62)
+    measured = [62, 62, 62, 124, 248, 248, 124]
+    assert usual_trainings(first, 2_000, 124, None, True) == measured, "that of STS-B with 1,000 rows (RESULTS.md)"
+    assert sum(usual_trainings(first, 2_000, 2_000, None, True)) == 2_000, "where longer trainings gain to the end"
+    assert usual_trainings(first, 2_000, 124, 500, True) == [62, 62, 62, 500]
+    assert usual_trainings(first, 2_000, 124, None, False) == [62, 124, 248, 124]
 
 
 def test_steps_are_doubled_while_that_loses_nothing():

@@ -57,6 +57,7 @@ class Watch(StageWatch):
         stage: its name.
         place: where it is among the stages of the run, such as "stage 4 of 6"; empty if that is not known.
         doing: what is done now, between the steps of training too.
+        taken: number of a stage -> optimizer steps of its trainings that have ended, such as trials.
     """
 
     stage = place = folder = ""
@@ -67,6 +68,7 @@ class Watch(StageWatch):
         self.run = TimeLeft((), 0.0)
         self.number: int | None = None
         self.first = 0
+        self.taken: dict[int, int] = {}
 
     def expect(self, stages: Sequence[ExpectedStage]) -> None:
         self.run = TimeLeft(stages, time.monotonic())
@@ -98,18 +100,23 @@ class Watch(StageWatch):
     def _number(self, folder: Path) -> int | None:
         """The number of the stage that trains in a folder, or to which a trial in this folder belongs."""
         folders = [stage.folder for stage in self.run.stages]
-        trials = folder.with_name(TRIALS.get(folder.name, folder.name.partition("-")[0]))
-        found = [folders.index(one) for one in (folder, trials) if one in folders]
-        return found[0] if found else None
+        kind = folder.name.partition("-")[0]
+        names = folder.name, folder.name.removesuffix(f"-{RECOVERY}"), TRIALS.get(folder.name, kind)
+        found = [folders.index(one) for one in map(folder.with_name, names) if one in folders]
+        others = [number for number, one in enumerate(folders) if one and one.match(f"{folder.parent.name}/{kind}-*")]
+        return next(iter([*found, *reversed(others)]), None)
 
     def left_over_all(self, step: int, total: int) -> str:
-        """The time left of the run after a step of the stage, such as "2 min"; empty if it is not known."""
-        if self.number is None or (stage := self.run.stages[self.number]).folder is None:
+        """The time left of the run after a step of the stage, such as "2 min"; empty if it is not known.
+
+        A stage of several trainings, such as trials, is done by the steps that all of them have taken.
+        """
+        if self.number is None:
             return ""
-        if stage.folder.name != self.folder:  # one of several trials
-            return ""
-        fraction = (step - self.first) / (total - self.first)
-        seconds = self.run.seconds(self.number, fraction, time.monotonic())
+        before, planned = self.taken.get(self.number, 0), self.run.stages[self.number].steps or 0
+        own = before + total - self.first
+        whole = own if self.folder in TRIALS.values() else max(own, planned)  # what follows trials ends their stage
+        seconds = self.run.seconds(self.number, (before + step - self.first) / whole, time.monotonic())
         return "" if seconds is None else duration(seconds)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -121,6 +128,8 @@ class Watch(StageWatch):
         self.evaluate()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.number is not None:
+            self.taken[self.number] = self.taken.get(self.number, 0) + state.global_step - self.first
         self.doing = NEXT.get(self.folder, "working")
         self.end()
 

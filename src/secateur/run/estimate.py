@@ -21,8 +21,7 @@ from secateur.run.run_rounds import end_of_pruning, is_open, total_layers, with_
 from secateur.run.score_goal import with_density
 from secateur.run.stages import baselines, density, depth, measure, prune, recover, teacher
 from secateur.run.step_times import tokens_of, trial_recipes
-from secateur.run.teacher_search import RATES
-from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher, steps_of_trial
+from secateur.run.training_arguments import rounded, steps_of_run, steps_of_trial
 from secateur.system.errors import UserError
 from secateur.system.files import read_json
 from secateur.system.quantities import at_least, quantity
@@ -118,17 +117,19 @@ class Expectation:
         """The stages until the cut."""
         context = self.context
         if teacher_name(context) is None:
-            yield self._training("teacher", "teacher-training", self.teaching, teacher.done(context))
+            yield self._teacher()
         if context.recipe.distillation.cache:
             cached = any(context.cache_folder.glob(KEY)) or prune.done(context)
             yield self._stage("outputs", self.outputs, "cached" if cached else "")
         if self.density_trials:
             tried = not self._density_trials_left
-            yield self._training("densities (trials)", "density", self.trials_of_densities, tried)
+            stage = self._training("densities (trials)", "density", self.trials_of_densities, tried)
+            yield replace(stage, steps=self._density_trials_left * steps_of_trial(context))
         for layers in self.trials:
             tried = _has_tried(context, layers) or prune.done(context)
             trial = partial(self.trial, self.trials[layers])
-            yield self._training(f"{quantity(layers, 'layer')} (trial)", f"depth-{layers}", trial, tried)
+            stage = self._training(f"{quantity(layers, 'layer')} (trial)", f"depth-{layers}", trial, tried)
+            yield replace(stage, steps=steps_of_trial(context))
         yield self._training("prune", "prune", self.pruning, prune.done(context))
 
     def last_stages(self) -> Iterator[ExpectedStage]:
@@ -138,6 +139,15 @@ class Expectation:
         if self.context.recipe.measurement.baselines:
             yield self._stage("baselines", self.baselines, "finished" if baselines.done(self.context) else "")
         yield self._stage("measure", self.measurement, "finished" if measure.done(self.context) else "")
+
+    def _teacher(self) -> ExpectedStage:
+        """The training of a teacher with its trials, at the length that is usual and at most."""
+        if teacher.done(self.context):
+            return self._training("teacher", "teacher-training", lambda: 0.0, True)
+        steps, most = teacher.expected(self.context), teacher.most_expected(self.context)
+        stage = self._training("teacher", "teacher-training", partial(self.teaching, steps), False)
+        longest = None if stage.seconds is None or most == steps else self.teaching(most)
+        return replace(stage, steps=sum(steps), most=longest)
 
     def _training(self, name: str, folder: str, seconds: Callable[[], float], done: bool) -> ExpectedStage:
         """A stage that trains; of one that was interrupted, the steps after its last checkpoint count."""
@@ -158,20 +168,16 @@ class Expectation:
         trials = self.trials_of_densities() + sum(map(self.trial, self.trials.values()))
         return trials + self.pruning() + self.recovery()
 
-    def teaching(self) -> float:
-        """The training of the teacher, with its evaluations; at most, where trials choose its steps.
+    def teaching(self, steps: Sequence[int]) -> float:
+        """The training of the teacher, with its evaluations, after trials that are scored.
 
-        Those of its learning rate alone are the fewest that choose one.
+        Args:
+            steps: of each of these trainings.
         """
-        costs, data = self._measured, self.context.data
+        costs, trials = self._measured, len(steps) - 1
         assert costs.teacher_step is not None
-        steps, scored = steps_of_teacher(self.context), 0.0
-        if steps is None:
-            steps = self.context.recipe.training.teacher_steps
-        elif teacher.searches(self.context):
-            scored = RATES * self._scoring(data.held_out_rows, costs.dense.scored)
-            steps += RATES * teacher.first_setting(self.context).steps
-        return steps * costs.teacher_step + scored + self._evaluations(costs.dense)
+        scored = trials * self._scoring(self.context.data.held_out_rows, costs.dense.scored) if trials else 0.0
+        return sum(steps) * costs.teacher_step + scored + self._evaluations(costs.dense)
 
     def outputs(self) -> float:
         """The pass of the teacher over the rows for distillation."""

@@ -18,12 +18,21 @@ class ExpectedStage:
         seconds: that it will still take, 0 if its result exists; None if they are not known.
         folder: in which it trains; None if it does not train.
         result: what the disk holds of it: "cached" or "finished"; empty if it is to be run.
+        steps: of all its trainings that are left together, where it has several, such as trials; else None.
+        most: seconds that it takes at most, where these may be more than are expected; else None.
     """
 
     name: str
     seconds: float | None
     folder: Path | None = None
     result: str = ""
+    steps: int | None = None
+    most: float | None = None
+
+    @property
+    def most_seconds(self) -> float:
+        """The seconds that it takes at most; 0 if they are not known."""
+        return self.most or self.seconds or 0.0
 
 
 class StageWatch(TrainerCallback):

@@ -65,7 +65,10 @@ class Outlook:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON: the lines, and the numbers of the stages."""
-        stages = [{"name": one.name, "seconds": one.seconds, "result": one.result or None} for one in self.stages]
+        stages = [
+            {"name": one.name, "seconds": one.seconds, "at_most": one.most or one.seconds, "result": one.result or None}
+            for one in self.stages
+        ]
         numbers = {"stages": stages, "disk_bytes": self.disk_bytes, "memory_bytes": dict(self.memory_bytes)}
         return {**dict(self.lines), "expected": numbers}
 
@@ -218,9 +221,9 @@ def _trials(context: Context, space: Space) -> str:
 
 def _costs(context: Context, stages: list[ExpectedStage], costs: Costs, disk: int) -> Iterator[Line]:
     """The seconds of the stages, and the disk and the memory that they need."""
-    total = sum(stage.seconds or 0.0 for stage in stages)
+    total, most = sum(stage.seconds or 0.0 for stage in stages), sum(stage.most_seconds for stage in stages)
     unknown = ", without the scoring of generated texts" if context.data.task.generates else ""
-    yield "time", f"about {duration(total)}{unknown}: {', '.join(map(_described, stages))}"
+    yield "time", f"about {_at_most(total, most, ', at most {}')}{unknown}: {', '.join(map(_described, stages))}"
     yield "disk", f"at most {size(disk)}, {size(free_bytes(context.folder))} are free"
     yield "memory", ", ".join(f"about {size(peak)} {kind}" for kind, peak in costs.memory.items())
 
@@ -228,7 +231,13 @@ def _costs(context: Context, stages: list[ExpectedStage], costs: Costs, disk: in
 def _described(stage: ExpectedStage) -> str:
     if stage.result or stage.seconds is None:
         return f"{stage.name} {stage.result or 'unknown'}"
-    return f"{stage.name} {duration(stage.seconds)}"
+    return f"{stage.name} {_at_most(stage.seconds, stage.most_seconds, ' (at most {})')}"
+
+
+def _at_most(seconds: float, most: float, words: str) -> str:
+    """A number of seconds that is expected, and, if that is another one, the number at most, in these words."""
+    expected, longest = duration(seconds), duration(most)
+    return expected + (words.format(longest) if longest != expected else "")
 
 
 def duration(seconds: float) -> str:

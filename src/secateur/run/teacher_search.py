@@ -7,6 +7,7 @@ score of few rows says little, and a longer training seldom harms. The teacher i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
@@ -18,6 +19,10 @@ PARTS = 32
 
 RATES = 3
 """Trainings at least for the learning rate: at the first one, twice that, and then twice that again or half of it."""
+
+
+USUAL_LENGTH = 2
+"""The length that a search usually chooses, in first trainings: that of STS-B with 1,000 rows (RESULTS.md)."""
 
 
 @dataclass(frozen=True)
@@ -99,3 +104,29 @@ class TeacherSearch:
         self._taken += setting.steps
         score, error = self._score(setting)
         return gain(score, self._greater_is_better), error
+
+
+def usual_trainings(first: Setting, steps: int, longest: int, fixed: int | None, open_rate: bool) -> list[int]:
+    """The optimizer steps of each training of a search that goes as usual, the last one included.
+
+    The second rate is the best, and longer trainings gain up to a number of steps.
+
+    Args:
+        first: the setting that is tried first.
+        steps: of all trainings at most.
+        longest: the number of steps up to which longer trainings gain.
+        fixed: the steps of the last training, where they are not searched.
+        open_rate: whether the rate is searched.
+    """
+    taken: list[int] = []
+
+    def score(setting: Setting) -> tuple[float, float]:
+        taken.append(setting.steps)
+        doublings = math.log2(setting.learning_rate / first.learning_rate)
+        return -abs(math.log2(setting.steps / longest)) - abs(doublings - open_rate), 0.0
+
+    search = TeacherSearch(first, score, steps)
+    if open_rate:
+        search.choose_rate()
+    last = search.choose_length(open_rate) if fixed is None else fixed
+    return [*taken, last]

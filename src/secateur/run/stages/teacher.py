@@ -23,9 +23,9 @@ from secateur.run.records import TEACHER
 from secateur.run.run_data import Rows
 from secateur.run.stage_trainer import recorded, stage_trainer, train
 from secateur.run.teacher_check import warn_of_score
-from secateur.run.teacher_search import PARTS, Setting, TeacherSearch
+from secateur.run.teacher_search import PARTS, USUAL_LENGTH, Setting, TeacherSearch, usual_trainings
 from secateur.run.training_arguments import first_teacher_rate, steps_of_teacher
-from secateur.run.trial_records import ERROR, SCORE, TrialRecord, short
+from secateur.run.trial_records import ERROR, SCORE, TRIALS, TrialRecord, short
 from secateur.surgery.checkpoint import save
 from secateur.system import process_memory, processes
 from secateur.training.objectives import Labels
@@ -37,6 +37,12 @@ TRIAL = "teacher-trial"
 """The folder of the short trainings."""
 RECORD = TrialRecord(TEACHER)
 """In the folder that has the teacher."""
+STEPS = "steps"
+"""The key of the steps of a trial, and of the teacher."""
+LONGEST_TRIAL = 8
+"""The longest trial is about this part of all the steps that a search may take."""
+PASSES = 3
+"""Passes over the rows in a trial below which a longer one is expected to gain."""
 
 
 def done(context: Context) -> bool:
@@ -100,6 +106,38 @@ def first_setting(context: Context) -> Setting:
     """The setting with which a search begins."""
     most = context.recipe.training.teacher_steps
     return Setting(first_teacher_rate(context), min(steps_of_teacher(context) or most, max(1, most // PARTS)))
+
+
+def expected(context: Context) -> list[int]:
+    """The optimizer steps of the trainings that are left, the last one that of the teacher, if all goes as usual.
+
+    Longer trainings are taken to gain up to `USUAL_LENGTH` first ones, or, of rows of which the longest trial has fewer
+    than `PASSES`, to the end.
+    """
+    steps, record = steps_of_teacher(context), RECORD.record(_folder(context))
+    if STEPS in record:
+        return [record[STEPS]]
+    recipe, first = context.recipe.training, first_setting(context)
+    if not searches(context):
+        return [steps or max(1, recipe.teacher_steps // 2)]
+    rows = recipe.batch_size * recipe.accumulate * recipe.teacher_steps // LONGEST_TRIAL
+    few = rows < PASSES * len(context.data.train_rows)
+    longest = recipe.teacher_steps if few else USUAL_LENGTH * first.steps
+    open_rate = recipe.teacher_learning_rate is None
+    trainings = usual_trainings(first, recipe.teacher_steps, longest, steps, open_rate)
+    return trainings[min(RECORD.tried(_folder(context)), len(trainings) - 1) :]
+
+
+def most_expected(context: Context) -> list[int]:
+    """As `expected`, where as many trials as possible take as many steps as they may."""
+    usual, steps = expected(context), steps_of_teacher(context)
+    if not searches(context) or STEPS in (record := RECORD.record(_folder(context))):
+        return usual
+    most, first = context.recipe.training.teacher_steps, first_setting(context).steps
+    taken = sum(trial[STEPS] for trial in record.get(TRIALS, []))
+    trials = max(0, most // 2 - taken)
+    last = most - taken - trials if steps is None else steps
+    return [*[first] * (trials // first), max(last + trials % first, usual[-1])]
 
 
 def _score(context: Context, stopwatch: Stopwatch, setting: Setting) -> tuple[float, float]:
