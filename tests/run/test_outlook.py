@@ -5,7 +5,11 @@ import json
 import pytest
 from small_world import recipe_values, write_data, write_questions, write_sentences, write_world
 
-from secateur.run import density_sweep, pipeline, recipe
+from secateur.run import density_sweep, disk_check, pipeline, recipe, run_folder
+from secateur.run.context import Context
+from secateur.run.models import base_model
+from secateur.run.run_data import RunData
+from secateur.run.run_rounds import changed
 from secateur.system.errors import UserError
 
 KEEP_SCORE = {"target.density": None, "target.keep_score": 0.9}
@@ -115,6 +119,50 @@ def test_nothing_is_written_and_mistakes_are_refused_as_by_the_run(world):
     with pytest.raises(UserError, match="out of reach"):
         lines(world, **{"target.units": ["head"], "target.density": 0.01})
     assert not (world / "run").exists()
+
+
+def test_a_disk_without_room_for_what_is_surely_written_is_refused(world, monkeypatch):
+    free = {"bytes": 0}
+    monkeypatch.setattr(disk_check, "free_bytes", lambda folder: free["bytes"])
+    said = r"the run writes at least \d+ MB to \S*run, where 0 MB are free: free disk, choose"
+    made = recipe.make(recipe_values(str(world / "encoder"), str(world / "data.csv")))
+    for start in (pipeline.dry_run, pipeline.run):
+        with pytest.raises(UserError, match=said):
+            start(made, world / "run")
+    context = Context(made, world / "run", RunData(made))
+    student = base_model(context)
+    weights = 4 * student.num_parameters()
+    with_checkpoints = disk_check.surely_needed(context, student)
+    assert 4 * weights < with_checkpoints < 5 * weights, "teacher, its checkpoint, and the result"
+    alone = changed(made, training={"checkpoints": 0})
+    without = disk_check.surely_needed(Context(alone, world / "run", RunData(alone)), student)
+    assert with_checkpoints - without == 3 * weights
+    whole = changed(made, method={"shrink": False})
+    more = disk_check.surely_needed(Context(whole, world / "run", RunData(whole)), student)
+    assert more - with_checkpoints == 3 * weights, "that of the model before it is cut"
+    free["bytes"] = with_checkpoints
+    assert lines(world) and not (world / "run").exists()
+
+
+def test_a_disk_that_may_be_too_small_is_warned_of(world, caplog, monkeypatch):
+    made = recipe.make(recipe_values(str(world / "encoder"), str(world / "data.csv")))
+    context = Context(made, world / "run", RunData(made))
+    monkeypatch.setattr(disk_check, "free_bytes", lambda folder: 2_000_000)
+    disk_check.warn_of_disk(context, 2_000_000)
+    assert not caplog.messages
+    disk_check.warn_of_disk(context, 3_000_000)
+    (said,) = caplog.messages
+    assert said.startswith("the run needs at most 3 MB of disk, and 2 MB are free where ")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_without_a_run(world, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write to \S*file/run \(Not a directory\): choose a folder"):
+        lines(world, output=tmp_path / "file" / "run")
+    monkeypatch.setattr(run_folder.os, "access", lambda place, mode: place != tmp_path)
+    with pytest.raises(UserError, match=r"cannot write to \S*inner/run \(Permission denied\): choose a folder"):
+        lines(world, output=tmp_path / "inner" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize(

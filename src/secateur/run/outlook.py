@@ -17,6 +17,7 @@ from secateur.report.size_text import megabytes, parts_text
 from secateur.run import run_length
 from secateur.run.context import Context
 from secateur.run.costs import Costs
+from secateur.run.disk_check import warn_of_disk
 from secateur.run.disk_space import bytes_of_moments, bytes_of_run
 from secateur.run.estimate import expected_stages, steps_for, with_middle_density
 from secateur.run.expected_stage import ExpectedStage
@@ -101,6 +102,7 @@ def outlook(context: Context, table: LatencyTable | None, cache: Decision) -> Ou
         return Outlook(lines, stages, cache)
     disk = cache.disk_bytes + bytes_of_run(context, costs.weights, bytes_of_moments(context.recipe, student))
     lines += _costs(context, stages, costs, disk)
+    warn_of_disk(context, disk)
     return Outlook(lines, stages, cache, disk, costs.memory, steps)
 
 

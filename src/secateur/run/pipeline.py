@@ -36,7 +36,7 @@ from secateur.run.expected_stage import StageWatch
 from secateur.run.outlook import Outlook, outlook
 from secateur.run.output_cache import Decision
 from secateur.run.recipe import Recipe
-from secateur.run.run_folder import check_claim, claim, locked
+from secateur.run.run_folder import check_claim, check_writable, claim, locked
 from secateur.run.stages import baselines, density, depth, measure, outputs, prune, recover, teacher
 from secateur.run.stages.check import check
 from secateur.run.target import TABLE
@@ -108,6 +108,7 @@ def dry_run(recipe: Recipe, output: Path | str) -> Outlook:
 def dry_run_context(context: Context) -> Outlook:
     """As `dry_run`, for a context that exists already, with its branches."""
     check_claim(context.folder, context.recipe)
+    check_writable(context.folder)
     if context.all_finished:
         raise UserError(f"the run in {context.shared or context.folder} is finished: there is nothing left to do")
     for branch in context.branches:

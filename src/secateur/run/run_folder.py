@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 from collections.abc import Iterator
@@ -74,6 +75,19 @@ def refuse_foreign(folder: Path) -> None:
 
 def _not_writable(folder: Path, error: OSError) -> UserError:
     return UserError(f"cannot write to {folder} ({error.strerror}): choose a folder that can be written")
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that a run could not create, or write to; nothing is written.
+
+    Raises:
+        UserError: it could not.
+    """
+    absolute = folder.absolute()
+    existing = next(place for place in (absolute, *absolute.parents) if place.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        number = errno.EACCES if existing.is_dir() else errno.ENOTDIR
+        raise _not_writable(folder, OSError(number, os.strerror(number)))
 
 
 def claim(folder: Path, recipe: Recipe) -> None:

@@ -14,6 +14,7 @@ from secateur.measure.random_inputs import check_models
 from secateur.methods.method import Method
 from secateur.run import begun_with, records
 from secateur.run.context import Context
+from secateur.run.disk_check import check_disk
 from secateur.run.loss_check import check_loss
 from secateur.run.models import base_model, named_teacher, shaped
 from secateur.run.recipe import Recipe
@@ -95,6 +96,7 @@ def _check_student(context: Context, model: PreTrainedModel, teacher: PreTrained
     check_length(context.data.task.longest(recipe.data.max_length), model=model)
     _check_shapes(recipe, model)
     check_loss(context, student, teacher and context.data.with_kept_rows(teacher))
+    check_disk(context, student)
     table = latency_table(context, student)  # last, because measuring one takes minutes
     if table is not None:
         check_target(context, student, table)
