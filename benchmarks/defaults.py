@@ -6,8 +6,9 @@
 
 `--data` is a folder with `sst2`, `cola`, `rte`, `mrpc`, `stsb`, `conll2003` and `squad` (train.parquet and
 validation.parquet, with the columns of the hub). A command names the model, the data, the task where it is no
-classification, and what is asked for: densities, one density with another seed, or a part of the teacher's score.
-Everything else is a default, which is chosen without the validation rows. Finished runs are not repeated.
+classification, and what is asked for: densities, one density with another seed, a part of the teacher's score, or, when
+that has chosen a density, those beside it in the walk. Everything else is a default, which is chosen without the
+validation rows. Finished runs are not repeated. What a command expects is written beside its folder, before it runs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import typer
@@ -70,12 +72,37 @@ def place(name: str) -> Path:
 
 
 def commands(name: str, data: Path) -> Iterator[tuple[Path, list[str]]]:
-    """The folder and the options of each command; later ones take the teacher that the first one has trained."""
+    """The folder and the options of each command; later ones take the teacher that the first one has trained.
+
+    The last one depends on the density that is chosen by the one before it.
+    """
     own, folder = SETS[name].words(data), place(name)
     taught = [*own, "--teacher", str(folder / "densities" / "teacher")]
     yield folder / "densities", [*own, "--density", ",".join(DENSITIES)]
     yield folder / "seed-1", [*taught, "--density", DENSITY, "--seed", "1"]
     yield folder / "kept", [*taught, "--keep-score", KEEP]
+    if steps := _beside(folder / "kept"):
+        yield folder / "walk", [*taught, "--density", ",".join(steps)]
+
+
+def _beside(kept: Path) -> list[str]:
+    """The next larger density of the walk than the one that a run has chosen, and the next two smaller ones.
+
+    By these it shows whether the smallest density that keeps the score is within one step; none before it is finished.
+    """
+    from secateur.run.score_goal import LADDER
+
+    if not finished([kept]):
+        return []
+    chosen = _place_in_walk(_report(kept))
+    return [f"{LADDER[step]:g}" for step in (chosen - 1, chosen + 1, chosen + 2) if 0 <= step < len(LADDER)]
+
+
+def _place_in_walk(report: Any) -> int:
+    """The number of the step of the walk at the density of a run, the largest first."""
+    from secateur.run.score_goal import LADDER
+
+    return LADDER.index(report.recipe["target"]["density"])
 
 
 @app.command()
@@ -90,11 +117,19 @@ def train(data: Folder, only: str = "", part: str = "") -> None:
 def _prune(folder: Path, words: list[str]) -> None:
     """A command of `secateur prune`, with its output in a log beside its folder; a finished run is only read."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "secateur", "prune", *words, "--output", str(folder)]
     with folder.with_name(f"{folder.name}.log").open("a") as log:
-        command = [sys.executable, "-m", "secateur", "prune", *words, "--output", str(folder)]
+        if not folder.exists():
+            asked = subprocess.run([*command, "--dry-run", "--json"], stdout=PIPE, stderr=log, check=False)
+            _expectation(folder).write_bytes(asked.stdout)
         failed = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
     if failed not in (0, NOT_KEPT):
         print(f"{folder} failed: see {folder}.log", file=sys.stderr)
+
+
+def _expectation(folder: Path) -> Path:
+    """The file of what a command expected before it ran, in JSON."""
+    return folder.with_name(f"{folder.name}.expected.json")
 
 
 NOT_KEPT = 3
@@ -138,12 +173,18 @@ def _score_of_teacher(name: str, data: Path, rate: float, epochs: int, threads: 
 
 @app.command()
 def table(data: Folder) -> None:
-    """Print the scores and retentions of every set whose commands are finished, and the minutes that they took."""
-    print_row(["data", "constant", "teacher", *DENSITIES[:2], f"{DENSITY}, two seeds", f"kept {KEEP}", "minutes"])
-    print_row(["---"] * 8)
+    """Print the scores and retentions of every set whose commands are finished, and the marks of what they show.
+
+    The minutes are those that each command expected, and those that it took. The smallest density of the walk that
+    keeps the part of the score is that of runs of the whole length.
+    """
+    heads = [*DENSITIES[:2], f"{DENSITY}, two seeds", f"kept {KEEP}", f"smallest that keeps {KEEP}"]
+    print_row(["data", "constant", "teacher", *heads, "minutes, expected / taken"])
+    print_row(["---"] * 9)
     for name in SETS:
         folder = place(name)
-        if done := finished([folder / "densities" / density for density in DENSITIES]):
+        done = finished([folder / "densities" / density for density in DENSITIES])
+        if len(done) == len(DENSITIES):
             print_row([name, *_cells(folder, done)])
 
 
@@ -158,7 +199,8 @@ def _cells(folder: Path, done: list[Path]) -> list[str]:
         *("{:.4f} ({:.1f}%)".format(*_result(report)) for report in reports[:-1]),
         f"{spread(scores)} ({spread(retentions, 1)}%)",
         *(["{:.4f} ({:.1f}%)".format(*_result(one)) + f" at {one.density['prunable']:.2f}" for one in kept] or ["-"]),
-        ", ".join(f"{minutes:.0f}" for minutes in _minutes(reports, [*lowest[1:], *kept])),
+        _smallest(kept, _runs(folder / "walk")),
+        ", ".join(filter(None, (_minutes(folder / part) for part in ("densities", "seed-1", "kept", "walk")))),
     ]
 
 
@@ -167,11 +209,32 @@ def _result(report: Any) -> tuple[float, float]:
     return report.scores[report.metric], 100 * (report.retention or 0.0)
 
 
-def _minutes(densities: list[Any], others: list[Any]) -> list[float]:
-    """Of the command of several densities, and of each of the others, which found their teacher trained."""
-    shared = {stage: seconds for report in densities for stage, seconds in report.seconds.items() if stage != "recover"}
-    recovery = sum(report.seconds.get("recover", 0.0) for report in densities)
-    return [(sum(shared.values()) + recovery) / 60, *(sum(one.seconds.values()) / 60 for one in others)]
+def _smallest(kept: list[Any], beside: list[Any]) -> str:
+    """The smallest density of the walk that keeps the part of the score, and its steps from the one that was chosen."""
+    if not kept or not beside:
+        return "-"
+    (chosen,) = map(_place_in_walk, kept)
+    keeps = [one for one in (*kept, *beside) if (one.retention or 0.0) >= float(KEEP)]
+    if not keeps:
+        return "none of these"
+    smallest = max(keeps, key=_place_in_walk)
+    return f"{smallest.recipe['target']['density']:g} ({_place_in_walk(smallest) - chosen:+d} steps)"
+
+
+def _runs(folder: Path) -> list[Any]:
+    """The reports of a command: of its folder, or of each density in it."""
+    return [_report(one) for one in finished([folder, *sorted(folder.glob("*/"))])]
+
+
+def _minutes(folder: Path) -> str:
+    """What a command expected and what it took, over the stages of all its runs; nothing if it is not finished."""
+    if not (runs := _runs(folder)):
+        return ""
+    taken = sum(seconds for report in runs for seconds in report.seconds.values()) / 60
+    place = _expectation(folder)
+    stages = json.loads(place.read_text())["expected"]["stages"] if place.is_file() and place.stat().st_size else []
+    expected = f"{sum(stage['seconds'] or 0.0 for stage in stages) / 60:.0f}" if stages else "-"
+    return f"{expected} / {taken:.0f}"
 
 
 def _report(folder: Path) -> Any:
