@@ -209,7 +209,7 @@ def test_rows_that_the_seed_samples_are_those_of_one_data_set(tmp_path):
     for folder, recorded in (("now", {"trained": "aaaa"}), ("before", {})):
         for seed in (0, 1):
             write(tmp_path / folder / str(seed), seed=seed, scored="89ab", data=f"{seed}{seed}", recipe=few, **recorded)
-        assert rows_of_runs([tmp_path / folder]) == {"grain at density 0.05": 2}
+        assert rows_of_runs([tmp_path / folder / str(seed) for seed in (0, 1)]) == {"grain at density 0.05": 2}
     write(tmp_path / "whole", scored="89ab", data="2222", trained="aaaa")
     names = rows_of_runs([tmp_path / "now" / "0", tmp_path / "now" / "1", tmp_path / "whole"])
     assert names == {"grain at density 0.05, data.rows 300": 2, "grain at density 0.05, data.rows none": 1}

@@ -152,7 +152,8 @@ def test_texts_to_score_are_named_by_the_option_of_their_task(tmp_path):
     assert Language.from_data(str(tmp_path)).origin.guesses == (
         "scored rows split off from train, not from eval (--eval=eval)",
     )
-    assert Language.from_data(str(tmp_path), evaluation="eval").origin == Origin("train", "eval")
+    named = Language.from_data(str(tmp_path), evaluation="eval").origin
+    assert (named.scored, named.guesses, named.unread) == ("eval", (), ())
 
 
 # ---- guesses

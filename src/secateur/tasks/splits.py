@@ -88,6 +88,8 @@ def read_splits(
     splits: DatasetDict = Splits(both, Origin(training, scored))
     if prepare:
         splits = prepare(splits)
+    for name in unread:
+        log.info("The split %r is not scored: it would be by %s=%s.", name, option, name)
     origin = origin_of(splits)
     guesses = (*origin.guesses, *guessed_split(training, scored, unread, option or OPTION))
     origin = replace(origin, train=training, scored=scored, unread=unread, guesses=guesses)
