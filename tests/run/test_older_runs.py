@@ -76,7 +76,9 @@ def test_reports_of_both_versions_count_as_one_recipe(world):
     assert older["recipe"]["epochs"] == 4.0, "the fixture is flat"
     assert Report.load("finished").recipe["training"]["epochs"] == 4.0
     shutil.copytree("finished", "rewritten")
-    Path("rewritten/report.json").write_text(json.dumps(older | {"recipe": recipe.make(VALUES | {"seed": 1}).to_dict()}))
+    Path("rewritten/report.json").write_text(
+        json.dumps(older | {"recipe": recipe.make(VALUES | {"seed": 1}).to_dict()})
+    )
     comparison = compare(read(["finished", "rewritten"]))
     assert [len(point.models) for point in comparison.points if point.origin == "run"] == [2]
 

@@ -246,10 +246,11 @@ def test_a_cached_teacher_says_of_images_what_the_teacher_says(folder, model, re
     assert len(set(tmp_path.iterdir()) - entries) == 1
 
 
-def test_a_run_learns_from_images_whose_task_is_not_named(folder, model, reader, tmp_path):
+def test_a_run_learns_from_images_whose_task_is_not_named(model, reader, tmp_path):
     """A teacher is trained first, whose outputs are cached; the result is an ordinary model of a pipeline."""
     save(model.base_model, tmp_path / "encoder", tokenizer=reader)
     own = {"training.epochs": 1, "target.units": ["ffn", "hidden"]}
+    folder = write(tmp_path / "data", count=10)  # of which one image of each class is split off
     wanted = recipe.make(recipe_values(str(tmp_path / "encoder"), str(folder)) | own)
     assert wanted.data.task == "images"
     report = runs.run(wanted, tmp_path / "run")

@@ -48,6 +48,14 @@ def test_scored_rows_with_one_answer_are_refused_before_a_run(tmp_path, kind, se
     check_scored_answers(kind.from_data(write(tmp_path, train=several * 5, dev=several)))
 
 
+def test_a_single_scored_row_is_refused_in_the_singular(tmp_path):
+    task = Classification.from_data(write(tmp_path, train=texts(*["good", "bad"] * 4)))
+    with pytest.raises(
+        UserError, match=r"^the only one of the rows split off from training has the label (good|bad), so"
+    ):
+        check_scored_answers(task)
+
+
 def test_pairs_with_one_label_are_refused_where_correlation_is_the_score(tmp_path):
     rows = [{"query": f"film {number}", "passage": "a", "label": number % 2} for number in range(6)]
     one = [{**row, "label": 0.25} for row in rows]

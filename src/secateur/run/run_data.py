@@ -212,9 +212,11 @@ def check_scored_answers(task: Task) -> None:
         UserError: all scored rows have the same answer.
     """
     if (answer := task.only_answer("validation")) is not None:
+        count, rows = len(task.splits["validation"]), task.origin.rows
+        have = f"the only one of the {rows} has" if count == 1 else f"all {count} {rows} have"
         raise UserError(
-            f"all {len(task.splits['validation'])} {task.origin.rows} have {answer}, so that a constant answer is the "
-            "best: give scored rows with several, or name another split to score"
+            f"{have} {answer}, so that a constant answer is the best: give scored rows with several, or name another "
+            "split to score"
         )
 
 
