@@ -77,6 +77,8 @@ def test_training_rows_that_are_kept_have_several_answers(tmp_path, kind, rows, 
     data = write(tmp_path, train=rows, dev=rows)
     with pytest.raises(UserError, match=f"^all 3 training rows that are kept have {said}: keep more of them"):
         kind.from_data(data, rows=3)
+    with pytest.raises(UserError, match=r"^the only training row that is kept has "):
+        kind.from_data(data, rows=1)
     assert len(kind.from_data(data, rows=31).splits["train"]) == 31
 
 

@@ -62,7 +62,12 @@ class LabelledTask(Task):
         splits: DatasetDict = Splits(self.splits | {"train": first_rows(self.splits["train"], rows, seed)}, self.origin)
         own: Self = replace(cast(Any, self), splits=splits)
         if (answer := own.only_answer("train")) is not None:
-            raise UserError(f"all {rows} training rows that are kept have {answer}: keep more of them (--rows)")
+            have = (
+                "the only training row that is kept has"
+                if rows == 1
+                else f"all {rows} training rows that are kept have"
+            )
+            raise UserError(f"{have} {answer}: keep more of them (--rows)")
         return own
 
     def described(self) -> dict[str, str]:
