@@ -30,6 +30,16 @@ def test_a_row_without_any_token_is_left_out_and_counted(tmp_path, caplog, held_
         short.train_parts  # noqa: B018
 
 
+def test_the_fingerprint_of_training_data_is_that_of_all_rows_before_the_seed_samples_some(tmp_path):
+    world = write_world(tmp_path)
+
+    def found(**changed):
+        made = recipe.make(recipe_values(str(world / "classifier"), str(world / "data.csv")) | changed)
+        return training_fingerprint(RunData(made))
+
+    assert found() == found(**{"data.rows": 8}) == found(**{"data.rows": 20})
+
+
 def encoded(data, numbers):
     """The tokens of training rows, in the order of the data."""
     return [data.tokenizer(data.task.splits["train"][number]["text"])["input_ids"] for number in sorted(numbers)]

@@ -20,6 +20,7 @@ from secateur.system.errors import UserError
 from secateur.tasks import TASKS, classification, repositories
 from secateur.tasks import splits as reading
 from secateur.tasks.classification import Classification
+from secateur.tasks.fingerprints import of_rows
 from secateur.tasks.splits import read_splits
 
 
@@ -80,7 +81,8 @@ def scores(tmp_path):
 def test_the_fingerprint_of_training_rows_does_not_depend_on_their_order_or_on_the_scored_rows(tmp_path):
     def found(name, train, **other):
         (tmp_path / name).mkdir()
-        return Classification.from_data(folder(tmp_path / name, train=train, **other)).rows_fingerprint("train")
+        task = Classification.from_data(folder(tmp_path / name, train=train, **other))
+        return of_rows(task.labels, task.splits["train"])
 
     table = rows(20, label=[0, 0, 1, 1] * 5)
     one = found("one", table, dev=rows(4))

@@ -7,12 +7,12 @@ from datasets import Dataset, Features, Image, Value
 from small_world import recipe_values, write_world
 
 from secateur.run import pipeline, recipe
-from secateur.run.run_data import check_scored_answers
 from secateur.system.errors import UserError
 from secateur.tasks.classification import Classification
 from secateur.tasks.image_data import prepare as prepared_images
 from secateur.tasks.images import Images
 from secateur.tasks.multilabel import MultiLabel
+from secateur.tasks.only_answer import check_scored_answers
 from secateur.tasks.reranking import Reranking
 from secateur.tasks.tokens import Tokens
 

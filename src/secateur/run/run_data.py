@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -19,6 +19,8 @@ from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.opening import open_tokenizer
 from secateur.surgery.vocabulary.counting import Coverage
 from secateur.system.errors import UserError
+from secateur.tasks.fingerprints import of_rows
+from secateur.tasks.only_answer import check_scored_answers
 from secateur.tasks.rows import identity_of
 from secateur.tasks.task import Task, examples, of_all_examples, open_task
 from secateur.training.augment import augmented
@@ -205,26 +207,15 @@ class RunData:
         return scored_with_error(model, self.task, self.validation_rows, self.tokenizer)
 
 
-def check_scored_answers(task: Task) -> None:
-    """Refuse scored rows for which a constant answer is the best, such as the end of a file sorted by label.
-
-    Raises:
-        UserError: all scored rows have the same answer.
-    """
-    if (answer := task.only_answer("validation")) is not None:
-        count, rows = len(task.splits["validation"]), task.origin.rows
-        have = f"the only one of the {rows} has" if count == 1 else f"all {count} {rows} have"
-        raise UserError(
-            f"{have} {answer}, so that a constant answer is the best: give scored rows with several, or name another "
-            "split to score"
-        )
-
-
 def training_fingerprint(data: RunData) -> str:
     """Of the training split as read, whatever the order of its rows, before the seed samples some of them."""
     recipe = data.recipe
-    whole = data.task_as_read if recipe.data.rows is None else open_data(replace(recipe.data, rows=None), recipe.seed)
-    return whole.rows_fingerprint("train")
+    whole = (
+        data.task_as_read
+        if recipe.data.rows is None
+        else open_data(recipe.data.model_copy(update={"rows": None}), recipe.seed)
+    )
+    return of_rows(whole.labels, whole.splits["train"])
 
 
 def trained_on(data: RunData) -> list[int] | None:

@@ -128,7 +128,3 @@ class Images(Classification):
         if not isinstance(tokenizer, ImageReader):
             raise UserError(f"the task {self.name!r} needs a model that reads images: give one such as a ViT")
         return ImageCollator(tokenizer, self.columns[0])
-
-    def hashed(self, split: str) -> Dataset:
-        """The digests of images in place of them: where files lie does not matter."""
-        return self.splits[split].remove_columns(self.columns[0])

@@ -51,6 +51,10 @@ class LabelledTask(Task):
             "label2id": {name: index for index, name in enumerate(names)},
         }
 
+    def only_answer(self, split: str) -> str | None:
+        """As of `Answered`; here of a task that does not say it."""
+        return None
+
     def with_first_rows(self: Self, rows: int | None, seed: int) -> Self:
         """The task with that many training rows, sampled by the seed; with all by default.
 

@@ -6,9 +6,8 @@ all kinds take data in the same forms: a name on the hub, a folder, a file, or t
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,12 +28,12 @@ from secateur.surgery.cross_encoders import with_activation
 from secateur.surgery.loaded_weights import check_encoder, check_whole
 from secateur.surgery.opening import with_padding
 from secateur.system.errors import UserError, as_user_error
-from secateur.system.files import fingerprint
 from secateur.system.load_report import without_load_report
 from secateur.system.moved import moved_names
 from secateur.tasks import TASKS
 from secateur.tasks.checkpoint_labels import check_count, config_of, head_labels, read_config
 from secateur.tasks.columns import listed, shown
+from secateur.tasks.fingerprints import of_splits
 from secateur.tasks.labels import HINT, only_numbered
 from secateur.tasks.option_values import check_options
 from secateur.tasks.origin import Origin, origin_of
@@ -135,10 +134,6 @@ class Task(ABC):
 
     def baseline(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
         """The `metric` of the best constant prediction for encoded rows; None if nothing constant is comparable."""
-        return None
-
-    def only_answer(self, split: str) -> str | None:
-        """In words what is to be predicted for all rows of a split, such as "the label good"; None if they differ."""
         return None
 
     def described(self) -> dict[str, str]:
@@ -270,31 +265,11 @@ class Task(ABC):
         Args:
             splits: by default all.
         """
-        return fingerprint(_contents(self, splits or tuple(self.splits)), digits=12)
-
-    def rows_fingerprint(self, split: str) -> str:
-        """As `fingerprint` of one split, whatever the order of its rows."""
-        rows = self.hashed(split)
-        own = sorted(
-            json.dumps(row) for batch in rows.iter(batch_size=1000) for row in zip(*batch.values(), strict=True)
-        )
-        return fingerprint([json.dumps([self.labels, rows.column_names]), *own], digits=12)
-
-    def hashed(self, split: str) -> Dataset:
-        """What the fingerprints have of the rows of a split."""
-        return self.splits[split]
+        return of_splits(self.labels, {name: self.splits[name] for name in splits or self.splits})
 
     def _has_head(self, config: PreTrainedConfig) -> bool:
         kind = self.model_class.__name__.removeprefix("AutoModel")  # such as "ForSequenceClassification"
         return any(name.endswith(kind) for name in config.architectures or ())
-
-
-def _contents(task: Task, splits: Sequence[str]) -> Iterator[str]:
-    yield json.dumps(task.labels)
-    for name in splits:
-        split = task.hashed(name)
-        yield json.dumps([name, split.column_names])
-        yield from (json.dumps(batch) for batch in split.iter(batch_size=1000))
 
 
 def examples(rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
