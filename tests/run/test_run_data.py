@@ -4,10 +4,10 @@ import json
 import logging
 
 import pytest
-from small_world import write_data, write_model
+from small_world import recipe_values, write_data, write_model, write_world
 
 from secateur.run import recipe
-from secateur.run.run_data import RunData, tuning_rows
+from secateur.run.run_data import RunData, training_fingerprint, tuning_rows
 from secateur.system.errors import UserError
 
 SENTENCE = {"tokens": ["a", "film"], "tags": ["O", "B-A"]}
