@@ -13,6 +13,7 @@ import onnx
 import pytest
 import torch
 from hub_models import LONGEST, classifier, embedding_model, own_tokenizer, reranker
+from recorded_hub import RecordedHub
 from small_world import tokenizer, write_data, write_model
 from tiny_models import ENCODERS, names_of, random_masks, tiny
 from tokenizers import Tokenizer
@@ -25,9 +26,11 @@ from secateur.deploy import hub_layout, server_tokenizer
 from secateur.deploy.export import export
 from secateur.deploy.formats import read_facts
 from secateur.deploy.hub_layout import FILES, export_folder
+from secateur.deploy.publish import publish
 from secateur.deploy.served_model import described_model, folder_of
 from secateur.deploy.server_config import server_config
 from secateur.structure.plan import Plan
+from secateur.surgery.checkpoint import save
 from secateur.surgery.cut import cut
 from secateur.surgery.sentence.attach import head_of
 from secateur.surgery.sentence.folder import read_head
@@ -92,6 +95,17 @@ def test_text_embeddings_inference_finds_its_keys(kind, request):
     assert None not in config.values() and not {"auto_map", "secateur"} & set(config)
     assert [name.endswith("Classification") for name in config["architectures"]] == [kind == "classes"]
     assert not [path for path in folder.rglob("*") if path.suffix in (".py", ".safetensors", ".bin")]
+
+
+def test_text_embeddings_inference_finds_its_keys_in_what_is_published_too(embedder, embeddings, tmp_path):
+    save(embedder, tmp_path / "model", tokenizer=own_tokenizer(), card="# A model\n")
+    hub = RecordedHub()
+    publish(tmp_path / "model", "our/model", api=hub, onnx=embeddings.path)
+    folder = hub.download(tmp_path / "downloaded")
+    places = {"config.json": TEI_CONFIG, "sentence_bert_config.json": TEI_LENGTH, "1_Pooling/config.json": TEI_POOLING}
+    for name, keys in places.items():
+        assert {key: type(read(folder, name).get(key)) for key in keys} == keys
+    assert not any(name.endswith("Classification") for name in read(folder, "config.json")["architectures"])
 
 
 def test_a_classifier_names_its_labels_both_ways(classes):

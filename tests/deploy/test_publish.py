@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import OfflineModeIsEnabled
 from recorded_hub import RecordedHub, refusal
 from safetensors.torch import load_file, save_file
-from small_world import config, tokenizer, write_model
+from small_world import WORDS, config, tokenizer, write_model
 from tiny_models import random_masks, tiny
 from transformers import BertForQuestionAnswering, BertForTokenClassification
 from typer.testing import CliRunner
@@ -195,11 +195,25 @@ def test_onnx_files_of_the_same_model_are_added(run, small, tmp_path):
     export_folder(reranker(), tmp_path / "other", tokenizer=tokenizer(), dtypes=("fp32",))
     hub = RecordedHub()
     publish(run, NAME, api=hub, onnx=tmp_path / "own")
-    assert set(hub.files["main"]) == {*COMPACT, "onnx/model.onnx"}
+    beside = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "sentence_bert_config.json"}
+    assert set(hub.files["main"]) == {*COMPACT, *beside, "onnx/model.onnx"}
+    assert all(hub.files["main"][name] == (tmp_path / "own" / name).read_bytes() for name in beside)
+    load(hub.download(tmp_path / "downloaded"))
     with pytest.raises(UserError, match="made from other weights"):
         publish(run, NAME, api=RecordedHub(), onnx=tmp_path / "other")
-    with pytest.raises(UserError, match="layout hub"):
+    with pytest.raises(UserError, match=r"run has no tokenizer\.json: give a folder that secateur export --layout hub"):
         publish(run, NAME, api=RecordedHub(), onnx=run)
+    (tmp_path / "own" / "special_tokens_map.json").unlink()
+    with pytest.raises(UserError, match=r"own has no special_tokens_map\.json: give a folder"):
+        publish(run, NAME, api=RecordedHub(), onnx=tmp_path / "own")
+
+
+def test_an_export_with_another_tokenizer_is_refused(run, small, tmp_path):
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    export_folder(small, tmp_path / "own", tokenizer=tokenizer(32, sorted(WORDS)), dtypes=("fp32",))
+    with pytest.raises(UserError, match=r"own has another tokenizer than .*: export the model again"):
+        publish(run, NAME, api=RecordedHub(), onnx=tmp_path / "own")
 
 
 # The repository

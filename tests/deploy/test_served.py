@@ -1,4 +1,7 @@
-"""Exported folders in other programs, in an environment with neither secateur nor torch, say what the model says."""
+"""Exported folders, and what is published with one, say in every program what the model says.
+
+Servers run in an environment with neither secateur nor torch.
+"""
 
 import json
 import os
@@ -8,9 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_models import TEXTS, embedding_model, own_tokenizer, reranker, vectors_of
+from hub_models import LONGEST, TEXTS, embedding_model, own_tokenizer, reranker, vectors_of
+from recorded_hub import RecordedHub
+from transformers import AutoTokenizer
 
 from secateur.deploy.hub_layout import FILES, export_folder
+from secateur.deploy.publish import publish
+from secateur.surgery.checkpoint import load, save
 
 PYTHON = Path(sys.prefix, "serving", "bin", "python")
 SCRIPT = Path(__file__).with_name("serve.py")
@@ -28,6 +35,19 @@ def folder(embedder, tmp_path_factory):
     return export_folder(embedder, tmp_path_factory.mktemp("served") / "model", tokenizer=own_tokenizer()).path
 
 
+def downloaded(model, export, folder):
+    """The files that publishing a model with an export of it puts into a repository."""
+    save(model, folder / "model", tokenizer=own_tokenizer(), card="# A model\n")
+    hub = RecordedHub()
+    publish(folder / "model", "our/model", api=hub, onnx=export)
+    return hub.download(folder / "downloaded")
+
+
+@pytest.fixture(scope="module")
+def published(embedder, folder, tmp_path_factory):
+    return downloaded(embedder, folder, tmp_path_factory.mktemp("published"))
+
+
 def served(name, folder, file, size, texts):
     """The vectors of texts, `(texts, size)`, by a server in its own environment."""
     command = [PYTHON, "-I", SCRIPT, name, folder, file, size]
@@ -39,11 +59,28 @@ def served(name, folder, file, size, texts):
     return torch.tensor(answer["vectors"])
 
 
+@pytest.mark.parametrize("place", ["folder", "published"])
 @pytest.mark.parametrize("server", ["fastembed", "onnxruntime"])
-def test_the_vectors_of_a_folder_are_those_of_the_model(server, folder, embedder):
+def test_the_vectors_of_a_folder_are_those_of_the_model(server, place, embedder, request):
     """Of texts of all lengths in one batch, cut off where the model's are, and lower-cased as its are."""
-    vectors = served(server, folder, FILES["fp32"], 6, TEXTS)
+    vectors = served(server, request.getfixturevalue(place), FILES["fp32"], 6, TEXTS)
     torch.testing.assert_close(vectors, vectors_of(embedder, own_tokenizer(), TEXTS), rtol=1e-4, atol=1e-5)
+
+
+def test_sentence_transformers_reads_the_same_vectors_from_what_is_published(published, embedder):
+    library = pytest.importorskip("sentence_transformers")
+    model = library.SentenceTransformer(str(published), device="cpu", trust_remote_code=True)
+    found = model.encode(TEXTS, prompt="", convert_to_tensor=True)
+    torch.testing.assert_close(found, vectors_of(embedder, own_tokenizer(), TEXTS), rtol=1e-5, atol=1e-6)
+    assert model.max_seq_length == LONGEST
+
+
+def test_transformers_reads_the_same_vectors_from_what_is_published(published, embedder):
+    """The tokenizer's own truncation and padding are not those of a call that asks for neither."""
+    words, expected = AutoTokenizer.from_pretrained(published), vectors_of(embedder, own_tokenizer(), TEXTS)
+    found = vectors_of(load(published), words, TEXTS, lower=False)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert [len(ids) for ids in words(["good film", "bad " * 20])["input_ids"]] == [4, 22]
 
 
 def test_the_file_in_int8_runs_there_too(folder, embedder):
@@ -52,12 +89,19 @@ def test_the_file_in_int8_runs_there_too(folder, embedder):
     assert (vectors * expected).sum(dim=1).min() > 0.8 and not torch.allclose(vectors, expected, atol=1e-4)
 
 
-def test_a_reranker_scores_pairs_there(tmp_path):
+@pytest.mark.parametrize("as_published", [False, True], ids=["folder", "published"])
+def test_a_reranker_scores_pairs_there(as_published, tmp_path):
     model, words = reranker(), own_tokenizer()
-    folder = export_folder(model, tmp_path / "model", tokenizer=words, dtypes=("fp32",)).path
+    folder = export_folder(model, tmp_path / "served", tokenizer=words, dtypes=("fp32",)).path
+    folder = downloaded(model, folder, tmp_path) if as_published else folder
     query, *passages = ("a good film", "a fine film", "a bad and dull book")
     pairs = words([query] * 2, passages, padding=True, return_tensors="pt")
     with torch.no_grad():
         expected = model(**pairs).logits
     scores = served("reranker", folder, FILES["fp32"], 1, [query, *passages])
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
+    if as_published:
+        library = pytest.importorskip("sentence_transformers")
+        scorer = library.CrossEncoder(str(folder), device="cpu", activation_fn=torch.nn.Identity())
+        found = scorer.predict([[query, passage] for passage in passages], convert_to_tensor=True)
+        torch.testing.assert_close(found, expected[:, 0], rtol=1e-4, atol=1e-4)

@@ -25,7 +25,8 @@ def publish_model(
         str | None, typer.Option(help="Licence, such as apache-2.0, where the card has none of the base model.")
     ] = None,
     onnx: Annotated[
-        Path | None, typer.Option(help="A folder of export --layout hub, whose onnx/ files are added.")
+        Path | None,
+        typer.Option(help="A folder of export --layout hub, whose onnx/ files and tokenizer are published too."),
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     revision: Annotated[str, typer.Option(help="Branch, which is made if it is not there.")] = "main",

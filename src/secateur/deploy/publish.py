@@ -88,7 +88,8 @@ def publish(
     Args:
         folder: of a finished run, or of a model, compact or ordinary, with a `README.md`.
         name: `org/name`; a repository that is not there is made.
-        onnx: a folder of `export_folder`, whose `onnx` files are added.
+        onnx: a folder of `export_folder` of the same model: its graphs are added, and its tokenizer, with one length
+            everywhere, takes the place of the model's, so that servers give the vectors that PyTorch gives.
         base_model: its name on the hub, where the card does not know it.
         dataset: its name on the hub, likewise.
         license: as the hub abbreviates it, such as apache-2.0, where the card has none.

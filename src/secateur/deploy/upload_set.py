@@ -13,9 +13,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from secateur.deploy.card_metadata import OWN_TAGS, RELATION, header_in, kind_of, with_keys
-from secateur.deploy.formats import read_facts
-from secateur.deploy.graph import weights_hash
 from secateur.deploy.machine_paths import SUFFIXES, paths_in
+from secateur.deploy.served_files import served_files
 from secateur.surgery import compact
 from secateur.surgery.hub import may_be_on_hub
 from secateur.surgery.opening import model_folder, open_model
@@ -87,13 +86,13 @@ def upload_set(folder: Path, name: str, *, stated: Stated, onnx: Path | None, on
 
     Args:
         name: of the repository; in the code of the card it takes the place of `PLACEHOLDER` or of another name.
-        onnx: a folder of `export_folder`, of which the folder `onnx` is added.
+        onnx: a folder of `export_folder`, whose graphs are added, and whose tokenizer takes the place of the model's.
         on_main: whether the name alone leads to these files, so that the card can show it.
 
     Raises:
         UserError: the model cannot be loaded, or a file is not what was saved; there is no card, or it contradicts what
-            is stated; there are no weights in safetensors; a text has a path of this machine; the ONNX files were made
-            from another model.
+            is stated; there are no weights in safetensors; a text has a path of this machine; the export was made from
+            another model.
     """
     folder = model_folder(folder)
     if not folder.is_dir():
@@ -105,12 +104,12 @@ def upload_set(folder: Path, name: str, *, stated: Stated, onnx: Path | None, on
     found, left_out = _found(folder)
     if not any(place.endswith(".safetensors") and "/" not in place for place in found):
         raise UserError(f"{folder} has its weights in a pickle, which is not published: save it by save_pretrained")
-    if onnx is not None:
-        found |= _onnx_files(onnx, model)
+    given: dict[str, Path] = {} if onnx is None else served_files(onnx, folder, model)
+    found |= given
     text = _card(folder / CARD, model, stated, name if on_main else PLACEHOLDER)
     files: dict[str, Path | bytes] = {**found, CARD: text.encode()}
     if compact.SUMS in found:
-        files[compact.SUMS] = _sums(found[compact.SUMS], text.encode())
+        files[compact.SUMS] = _sums(found[compact.SUMS], {**given, CARD: text.encode()})
     for place, path in found.items():
         if place != CARD and place.endswith(SUFFIXES):
             _check_paths(place, path.read_text(encoding="utf-8", errors="replace"))
@@ -131,19 +130,6 @@ def _found(folder: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
     out = {place for place in every if any(fnmatch(part, glob) for part in place.parts for glob in LEFT_OUT)}
     files = {place.as_posix(): path for place, path in every.items() if place not in out}
     return files, tuple(sorted(place.as_posix() for place in out))
-
-
-def _onnx_files(folder: Path, model: PreTrainedModel) -> dict[str, Path]:
-    """The files in the folder `onnx` of an export, which must be of this model."""
-    files = {f"onnx/{path.name}": path for path in sorted((folder / "onnx").glob("*")) if path.is_file()}
-    graphs = [path for path in files.values() if path.suffix == ".onnx"]
-    if not graphs:
-        raise UserError(f"{folder} has no onnx/*.onnx: give a folder that secateur export --layout hub has written")
-    here = weights_hash(model)
-    for path in graphs:
-        if read_facts(path).source != here:
-            raise UserError(f"{path} was made from other weights than those that are published: export the model again")
-    return files
 
 
 # The card
@@ -224,11 +210,15 @@ def _check_sources(header: Mapping[str, Any]) -> None:
 # Checks of what goes up
 
 
-def _sums(path: Path, card: bytes) -> bytes:
-    """`SHA256SUMS`, for the changed card too, if it lists the card."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    new = f"{hashlib.sha256(card).hexdigest()}  {CARD}"
-    return "".join(f"{new if line.endswith(f'  {CARD}') else line}\n" for line in lines).encode()
+def _sums(path: Path, changed: Mapping[str, Path | bytes]) -> bytes:
+    """`SHA256SUMS` with the digests of the files that are published in place of those it lists."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        content = changed.get(line.partition("  ")[2])
+        if isinstance(content, Path):
+            content = content.read_bytes()
+        lines.append(line if content is None else f"{hashlib.sha256(content).hexdigest()}{line[64:]}")
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _check_paths(name: str, text: str) -> None:
