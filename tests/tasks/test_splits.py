@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from secateur.system.errors import UserError
 from secateur.tasks.classification import Classification
+from secateur.tasks.data_files import read_files
 from secateur.tasks.multilabel import MultiLabel
 from secateur.tasks.questions import Questions
 from secateur.tasks.splits import read_splits
@@ -374,3 +375,15 @@ def test_fields_of_records_are_columns(tmp_path):
     write(tmp_path / "test.jsonl", json.dumps({"id": 1, "data": {"text": "other", "label": -1}}))
     task = Classification.from_data(str(tmp_path), text=["data.text"], label="data.label")
     assert sizes(task.splits) == {"train": 18, "validation": 2} and task.labels == ("LABEL_0", "LABEL_1")
+
+
+def test_objects_of_several_types_are_no_column_and_stop_no_others_from_being_read(tmp_path, caplog):
+    """As the metadata of many corpora; a plain value of another type than the others is still refused."""
+    values = [{"url": "x"}, {"url": 3}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps({"text": "a film", "metadata": own}) for own in values))
+    assert read_files([path]).to_dict() == {"text": ["a film"] * 2}
+    assert "the column 'metadata'" in caplog.text and "is left out" in caplog.text
+    path.write_text("\n".join(json.dumps({"text": text}) for text in ("a film", 3)))
+    with pytest.raises(UserError, match="cannot be read"):
+        read_files([path])

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
-from pyarrow import BufferReader, Table, parquet
+from pyarrow import ArrowException, BufferReader, Table, parquet
 
 from secateur.system.errors import UserError, as_user_error
 from secateur.tasks.csv_files import read_cells
+
+log = logging.getLogger(__name__)
 
 FORMS = (
     "parquet, csv, tsv, jsonl, json or txt (one text a line), also compressed as .gz, or parallel lines in two files "
@@ -114,8 +117,36 @@ def _read_json(path: Path) -> Dataset:
         content = inner if isinstance(inner, list) else [content]
     if not all(isinstance(row, dict) for row in content):
         raise ValueError("its rows are not objects")
-    columns = dict.fromkeys(name for row in content for name in row)
-    return Dataset.from_dict({name: [row.get(name) for row in content] for name in columns})
+    names = dict.fromkeys(name for row in content for name in row)
+    return _of_columns({name: [row.get(name) for row in content] for name in names}, path)
+
+
+def _of_columns(columns: Mapping[str, list[Any]], path: Path) -> Dataset:
+    """The rows of columns; objects that are not of one type are no column, and are left out, which is said.
+
+    BEIR's corpora have such objects under the name metadata, which nobody reads.
+    """
+    try:
+        return Dataset.from_dict(columns)
+    except ArrowException:
+        odd = [name for name, values in columns.items() if _holds_objects(values) and not _has_one_type(values)]
+        if not odd:
+            raise
+    for name in odd:
+        log.warning("the column %r of %s is left out: its objects hold values of several types", name, path)
+    return Dataset.from_dict({name: values for name, values in columns.items() if name not in odd})
+
+
+def _holds_objects(values: Sequence[Any]) -> bool:
+    return all(value is None or isinstance(value, dict) for value in values)
+
+
+def _has_one_type(values: list[Any]) -> bool:
+    try:
+        Dataset.from_dict({"column": values})
+    except ArrowException:
+        return False
+    return True
 
 
 def _read_lines(path: Path) -> Dataset:
