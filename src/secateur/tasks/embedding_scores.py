@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -22,10 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from secateur.structure.encoded_rows import EXAMPLE
-from secateur.system.errors import UserError
-from secateur.system.packages import require
-from secateur.tasks.columns import holds_text, listed, usual_columns
-from secateur.tasks.data_files import READERS, form, reading
 from secateur.tasks.embedding_data import DOCUMENT, KIND, MEMBER, QUERY, TEXT
 
 COSINE = "cosine"
@@ -33,8 +28,6 @@ TEXT_METRICS = ("neighbours", COSINE)
 """Of texts without labels, against the vectors of a reference; the first is the default."""
 NEIGHBOURS = 10
 """Texts whose cosines with a text are the largest."""
-PAIR_COLUMNS = (("sentence1", "sentence2"), ("text1", "text2"), ("text_a", "text_b"), ("anchor", "positive"))
-SCORE_COLUMNS = ("score", "similarity", "label", "labels")
 EVALUATORS = "sentence_transformers.sentence_transformer.evaluation"
 
 Vectors = NDArray[np.float32]
@@ -202,113 +195,3 @@ def _cosines(one: Tensor, other: Tensor) -> Tensor:
 
 def _evaluators() -> Any:
     return import_module(EVALUATORS)
-
-
-# Reading
-
-
-def read_evaluation(place: str) -> Evaluation:
-    """A file of pairs with scores, or a folder with queries, a corpus and qrels in the form of BEIR.
-
-    Raises:
-        UserError: it is neither, cannot be read, or lacks a column.
-        MissingPackage: sentence-transformers is not installed.
-    """
-    require(("sentence_transformers",), "embeddings")
-    path = Path(place).expanduser()
-    if path.is_dir():
-        return _read_retrieval(path)
-    if not path.is_file() or form(path) not in READERS:
-        raise UserError(
-            f"evaluation {place!r} is neither a file of pairs (csv, jsonl or parquet with two texts and a score) nor "
-            "a folder with corpus, queries and qrels: give one of these"
-        )
-    return _read_pairs(path)
-
-
-def _rows_of(path: Path) -> Dataset:
-    with reading(path):
-        return READERS[form(path)](path)
-
-
-def _read_pairs(path: Path) -> ScoredPairs:
-    rows = _rows_of(path)
-    pair = usual_columns(rows.column_names, PAIR_COLUMNS)
-    score = usual_columns(rows.column_names, [(name,) for name in SCORE_COLUMNS])
-    if not pair:  # two columns of text under other names
-        texts = [name for name in rows.column_names if holds_text(rows, name) and name not in (score or [()])[0]]
-        pair = [(texts[0], texts[1])] if len(texts) == 2 else []
-    if not pair or not score:
-        raise UserError(
-            f"{path} has the columns {listed(rows.column_names)}: expected two texts, such as sentence1 and sentence2, "
-            "and a score"
-        )
-    one, other = ([(text or "").strip() for text in rows[name][:]] for name in pair[0])
-    try:
-        gold = [float(value) for value in rows[score[0][0]][:]]
-    except (TypeError, ValueError) as error:
-        raise UserError(f"the column {score[0][0]!r} of {path} holds {error}: give a number in every row") from error
-    if len(gold) < 2 or not np.isfinite(gold).all() or not all(one) or not all(other):
-        raise UserError(f"{path} lacks a text or a number, or has fewer than 2 rows: fill or remove such rows")
-    return ScoredPairs(list(zip(one, other, strict=True)), gold)
-
-
-def _read_retrieval(folder: Path) -> Retrieval:
-    corpus, queries = (_texts_by_id(_file_of(folder, name)) for name in ("corpus", "queries"))
-    relevant: dict[str, list[str]] = {}
-    for query, document in _qrels(folder):
-        relevant.setdefault(query, []).append(document)
-    asked = [name for name in queries if name in relevant]
-    missing = [name for own in relevant.values() for name in own if name not in corpus]
-    if missing or not asked:
-        what = f"the document {missing[0]!r}, which is not in the corpus" if missing else "no query of its queries"
-        raise UserError(f"the qrels of {folder} name {what}: give files that belong together")
-    places = {name: number for number, name in enumerate(corpus)}
-    return Retrieval(
-        [queries[name] for name in asked],
-        list(corpus.values()),
-        [[places[document] for document in dict.fromkeys(relevant[name])] for name in asked],
-    )
-
-
-def _file_of(folder: Path, name: str) -> Path:
-    found = [path for suffix in READERS for path in (folder / f"{name}{suffix}", folder / f"{name}{suffix}.gz")]
-    path = next((path for path in found if path.is_file()), None)
-    if path is None:
-        raise UserError(
-            f"{folder} has no {name}: give a folder with corpus.jsonl, queries.jsonl and qrels/test.tsv or qrels.tsv, "
-            "or with these as parquet"
-        )
-    return path
-
-
-def _texts_by_id(path: Path) -> dict[str, str]:
-    """The text of each identifier; a title goes before the text."""
-    rows = _rows_of(path)
-    names = usual_columns(rows.column_names, [("_id",), ("id",)])
-    if not names or TEXT not in rows.column_names:
-        raise UserError(f"{path} has the columns {listed(rows.column_names)}: expected _id and text")
-    titles = rows["title"][:] if "title" in rows.column_names else [""] * len(rows)
-    texts = (f"{title or ''} {text or ''}".strip() for title, text in zip(titles, rows[TEXT][:], strict=True))
-    found: dict[str, str] = {}
-    for name, text in zip(map(str, rows[names[0][0]][:]), texts, strict=True):
-        if found.setdefault(name, text) != text:
-            raise UserError(f"{path} has two texts of the _id {name!r}: give each a number of its own")
-    return found
-
-
-def _qrels(folder: Path) -> Iterator[tuple[str, str]]:
-    """The queries and documents that belong together, those with a score above 0."""
-    path = next((one for one in (folder / "qrels").glob("test.*")), None) or _file_of(folder, "qrels")
-    rows = _rows_of(path)
-    columns = usual_columns(rows.column_names, [("query-id", "corpus-id"), ("query_id", "corpus_id")])
-    if not columns:
-        raise UserError(f"{path} has the columns {listed(rows.column_names)}: expected query-id, corpus-id and score")
-    scores = rows["score"][:] if "score" in rows.column_names else [1] * len(rows)
-    for query, document, score in zip(*(rows[name][:] for name in columns[0]), scores, strict=True):
-        try:
-            relevant = float(score) > 0
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{path} has the score {score!r} of {document}: give a number in every row") from error
-        if relevant:
-            yield str(query), str(document)
