@@ -35,9 +35,9 @@ def folder(embedder, tmp_path_factory):
     return export_folder(embedder, tmp_path_factory.mktemp("served") / "model", tokenizer=own_tokenizer()).path
 
 
-def downloaded(model, export, folder):
+def downloaded(model, export, folder, saved=save):
     """The files that publishing a model with an export of it puts into a repository."""
-    save(model, folder / "model", tokenizer=own_tokenizer(), card="# A model\n")
+    saved(model, folder / "model", tokenizer=own_tokenizer(), card="# A model\n")
     hub = RecordedHub()
     publish(folder / "model", "our/model", api=hub, onnx=export)
     return hub.download(folder / "downloaded")
@@ -46,6 +46,14 @@ def downloaded(model, export, folder):
 @pytest.fixture(scope="module")
 def published(embedder, folder, tmp_path_factory):
     return downloaded(embedder, folder, tmp_path_factory.mktemp("published"))
+
+
+def saved_by_the_library(model, folder, *, tokenizer, card):
+    """As a `CrossEncoder`, whose files at the top name the kind of its only module."""
+    library = pytest.importorskip("sentence_transformers")
+    save(model, folder.parent / "plain", tokenizer=tokenizer)
+    library.CrossEncoder(str(folder.parent / "plain")).save_pretrained(str(folder))
+    (folder / "README.md").write_text(card)
 
 
 def served(name, folder, file, size, texts):
@@ -89,18 +97,18 @@ def test_the_file_in_int8_runs_there_too(folder, embedder):
     assert (vectors * expected).sum(dim=1).min() > 0.8 and not torch.allclose(vectors, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("as_published", [False, True], ids=["folder", "published"])
-def test_a_reranker_scores_pairs_there(as_published, tmp_path):
+@pytest.mark.parametrize("published_as", [None, save, saved_by_the_library])
+def test_a_reranker_scores_pairs_there(published_as, tmp_path):
     model, words = reranker(), own_tokenizer()
     folder = export_folder(model, tmp_path / "served", tokenizer=words, dtypes=("fp32",)).path
-    folder = downloaded(model, folder, tmp_path) if as_published else folder
+    folder = downloaded(model, folder, tmp_path, published_as) if published_as else folder
     query, *passages = ("a good film", "a fine film", "a bad and dull book")
     pairs = words([query] * 2, passages, padding=True, return_tensors="pt")
     with torch.no_grad():
         expected = model(**pairs).logits
     scores = served("reranker", folder, FILES["fp32"], 1, [query, *passages])
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
-    if as_published:
+    if published_as:
         library = pytest.importorskip("sentence_transformers")
         scorer = library.CrossEncoder(str(folder), device="cpu", activation_fn=torch.nn.Identity())
         found = scorer.predict([[query, passage] for passage in passages], convert_to_tensor=True)

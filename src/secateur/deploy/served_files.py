@@ -6,6 +6,7 @@ the model's own. PyTorch reads the same vectors by them, because transformers se
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -16,13 +17,14 @@ from secateur.deploy.graph import weights_hash
 from secateur.deploy.server_tokenizer import CONFIG, LENGTH, SPECIAL, TOKENIZER
 from secateur.surgery.opening import tokenizer_if_any
 from secateur.system.errors import UserError
+from secateur.system.files import read_json
 
 BESIDE = (TOKENIZER, CONFIG, SPECIAL, LENGTH)
 """What servers read of texts beside the graphs; `config.json` and the modules stay those by which PyTorch loads."""
 
 
-def served_files(export: Path, folder: Path, model: PreTrainedModel) -> dict[str, Path]:
-    """Path in the repository -> file of an export: the graphs, and what servers read beside them.
+def served_files(export: Path, folder: Path, model: PreTrainedModel) -> dict[str, Path | bytes]:
+    """Path in the repository -> what an export adds there: the graphs, and what servers read beside them.
 
     Args:
         export: a folder of `export_folder`.
@@ -45,4 +47,10 @@ def served_files(export: Path, folder: Path, model: PreTrainedModel) -> dict[str
     own = tokenizer_if_any(folder)
     if own is not None and own.get_vocab() != Tokenizer.from_file(str(beside[TOKENIZER])).get_vocab():
         raise UserError(f"{export} has another tokenizer than {folder}, which is published: export the model again")
-    return graphs | beside
+    return {**graphs, **beside, LENGTH: _with_length(folder, beside[LENGTH])}
+
+
+def _with_length(folder: Path, served: Path) -> bytes:
+    """The settings of the encoder with the length of the export; sentence-transformers needs what else is in them."""
+    own = read_json(folder / LENGTH) if (folder / LENGTH).is_file() else {}
+    return f"{json.dumps({**own, **read_json(served)}, indent=2)}\n".encode()

@@ -104,15 +104,14 @@ def upload_set(folder: Path, name: str, *, stated: Stated, onnx: Path | None, on
     found, left_out = _found(folder)
     if not any(place.endswith(".safetensors") and "/" not in place for place in found):
         raise UserError(f"{folder} has its weights in a pickle, which is not published: save it by save_pretrained")
-    given: dict[str, Path] = {} if onnx is None else served_files(onnx, folder, model)
-    found |= given
+    given: dict[str, Path | bytes] = {} if onnx is None else served_files(onnx, folder, model)
     text = _card(folder / CARD, model, stated, name if on_main else PLACEHOLDER)
-    files: dict[str, Path | bytes] = {**found, CARD: text.encode()}
+    files: dict[str, Path | bytes] = {**found, **given, CARD: text.encode()}
     if compact.SUMS in found:
         files[compact.SUMS] = _sums(found[compact.SUMS], {**given, CARD: text.encode()})
-    for place, path in found.items():
+    for place, content in files.items():
         if place != CARD and place.endswith(SUFFIXES):
-            _check_paths(place, path.read_text(encoding="utf-8", errors="replace"))
+            _check_paths(place, _bytes(content).decode("utf-8", errors="replace"))
     header = header_in(text, CARD)
     _check_sources(header)
     return UploadSet(dict(sorted(files.items())), header, left_out)
@@ -215,10 +214,12 @@ def _sums(path: Path, changed: Mapping[str, Path | bytes]) -> bytes:
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         content = changed.get(line.partition("  ")[2])
-        if isinstance(content, Path):
-            content = content.read_bytes()
-        lines.append(line if content is None else f"{hashlib.sha256(content).hexdigest()}{line[64:]}")
+        lines.append(line if content is None else f"{hashlib.sha256(_bytes(content)).hexdigest()}{line[64:]}")
     return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _bytes(content: Path | bytes) -> bytes:
+    return content.read_bytes() if isinstance(content, Path) else content
 
 
 def _check_paths(name: str, text: str) -> None:
