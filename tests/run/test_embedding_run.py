@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_world import recipe_values, tokenizer, write_model, write_world
 
+from secateur.cli.demo_recipes import DEMOS
 from secateur.deploy.verify import verify_folder
 from secateur.measure.random_inputs import padded_inputs
 from secateur.report.report import Report
@@ -103,6 +104,22 @@ def test_a_model_of_no_run_is_compared_with_the_teacher_of_the_run(world, run):
     (teacher, pruned) = score_models([str(world / "model"), str(run)], finished_runs.read([run]))
     assert teacher.score == 1.0
     assert pruned.score == pytest.approx(Report.load(run).scores["neighbours"], abs=1e-6)
+
+
+def test_the_recipe_of_the_demo_makes_a_model_that_sentence_transformers_loads(world):
+    """With its factors and its types of weights; only sizes are those of a small model."""
+    library = pytest.importorskip("sentence_transformers")
+    demo = {f"{part}.{key}": value for part, keys in DEMOS["embedding"].items() for key, value in keys.items()}
+    own = {"model": str(world / "model"), "data.source": str(world / "texts.txt")}
+    small = {"data.max_length": 24, "target.embedding_rank": 4, "measurement.shapes": [], "training.epochs": 2.0}
+    pipeline.run(recipe.make(demo | own | small), world / "demo")
+    model, words = open_model(world / "demo"), open_tokenizer(world / "demo")
+    structure = model.config.secateur
+    assert structure["factorised"] and structure["quantised"]
+    theirs = library.SentenceTransformer(str(world / "demo" / "model"), trust_remote_code=True, device="cpu")
+    with torch.no_grad():
+        expected = model(**words(["good film"], return_tensors="pt")).sentence_embedding
+    torch.testing.assert_close(theirs.encode(["good film"], convert_to_tensor=True), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_without_a_way_back_the_vectors_are_shorter(world):
