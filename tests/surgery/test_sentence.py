@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from small_world import tokenizer, write_model
 from tiny_models import ENCODERS, inputs, random_masks, tiny
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments, pipeline
 from transformers.utils import hub
 
 from secateur.budget.space import Space
@@ -120,6 +120,56 @@ def test_sentence_transformers_loads_a_folder_with_the_same_vectors(store, tmp_p
         assert torch.equal(vectors(open_model(tmp_path / name), batch), vectors(saved, batch))
 
 
+def test_a_cut_folder_that_the_library_saves_again_is_read_by_both(tmp_path):
+    library = pytest.importorskip("sentence_transformers")
+    model = open_model(write_model(tmp_path / "encoder"))
+    one = small(attach_head(model, head_for(model)), "hidden", "ffn")
+    save(one, tmp_path / "ours", tokenizer=tokenizer())
+    texts = ["good film and book", "a Dull film"]
+    first = library.SentenceTransformer(str(tmp_path / "ours"), trust_remote_code=True, device="cpu")
+    first.save(str(tmp_path / "theirs"))
+    again = library.SentenceTransformer(str(tmp_path / "theirs"), trust_remote_code=True, device="cpu")
+    torch.testing.assert_close(*map(torch.from_numpy, (again.encode(texts), first.encode(texts))))
+    assert torch.equal(vectors(load(tmp_path / "theirs"), inputs(model)), vectors(one, inputs(model)))
+
+
+def test_the_pipeline_of_transformers_gives_the_states_of_tokens(tmp_path):
+    """As of the folders that sentence-transformers writes: it does not pool."""
+    model = open_model(write_model(tmp_path / "encoder"))
+    one = small(attach_head(model, head_for(model)), "hidden", "ffn")
+    save(one, tmp_path / "small", tokenizer=tokenizer())
+    with torch.no_grad():
+        states = one(**tokenizer()(["a dull film"], return_tensors="pt"), output_hidden_states=True).hidden_states
+    found = pipeline("feature-extraction", str(tmp_path / "small"), trust_remote_code=True, device="cpu")("a dull film")
+    torch.testing.assert_close(torch.tensor(found), states[-1])
+    assert states[-1].shape == (1, 5, head_of(one).width)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "document"),
+    [
+        ({"query": "a ", "passage": "book and "}, "book and "),
+        ({"query": "a ", "corpus": "book and "}, "book and "),
+        ({"passage": "book and ", "corpus": "a "}, "book and "),
+        ({"document": "a ", "passage": "book and "}, "a "),
+        ({"document": "", "passage": "book and "}, ""),
+        ({"query": "a ", "passage": ""}, ""),
+    ],
+    ids=str,
+)
+def test_documents_have_the_prompt_in_a_cut_folder_by_which_they_were_trained(prompts, document, tmp_path):
+    """sentence-transformers takes the prompt named document, and has an empty one where there is none of this name."""
+    library = pytest.importorskip("sentence_transformers")
+    write_head(SentenceHead(("mean",), width=16, settings=Settings(prompts)), Path(write_model(tmp_path / "whole")))
+    model = open_model(tmp_path / "whole")
+    assert head_of(model).settings.prompts.get("document", "") == document
+    save(small(model, "hidden", "ffn"), tmp_path / "small", tokenizer=tokenizer())
+    theirs = library.SentenceTransformer(str(tmp_path / "small"), trust_remote_code=True, device="cpu")
+    expected = theirs.encode(["a dull film"], prompt=document)
+    torch.testing.assert_close(*map(torch.from_numpy, (theirs.encode_document(["a dull film"]), expected)))
+    assert {name: theirs.prompts[name] for name in prompts} == prompts
+
+
 @pytest.mark.parametrize("poolings", [("cls", "mean"), ("mean", "cls"), ("lasttoken", "max", "mean")], ids=str)
 def test_several_poolings_keep_their_order(poolings, tmp_path):
     library = pytest.importorskip("sentence_transformers")
@@ -184,6 +234,7 @@ def module(kind, path=""):
     ("files", "message"),
     [
         ({"modules": [module("Transformer"), module("WordWeights", "1")]}, "has the modules Transformer, WordWeights"),
+        ({"modules": [module("Router"), module("Normalize", "1")]}, "has the modules Router, Normalize: expected"),
         ({"modules": [module("Transformer", "0_T"), module("Pooling", "1_Pooling")]}, "has its encoder in '0_T'"),
         ({"modules": [module("Transformer"), module("Pooling", "../other")]}, "names folders outside it"),
         ({"modules": {"no": "list"}}, "modules.json of .* cannot be read"),

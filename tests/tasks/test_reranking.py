@@ -13,8 +13,14 @@ from small_world import config, recipe_values, tokenizer, write_model
 from transformers import BertForSequenceClassification, EvalPrediction
 
 import secateur
+from secateur.budget.space import Space
+from secateur.deploy.hub_layout import export_folder
 from secateur.measure.evaluation import encoded, predicted
 from secateur.run import pipeline, recipe
+from secateur.structure.plan import Plan
+from secateur.surgery.checkpoint import save
+from secateur.surgery.cut import cut
+from secateur.surgery.opening import open_model, open_tokenizer
 from secateur.system.errors import UserError
 from secateur.tasks.predictors import Asked
 from secateur.tasks.reranking import Reranking
@@ -291,6 +297,46 @@ def test_a_cross_encoder_with_a_default_prompt_is_refused(tmp_path):
     (tmp_path / "model" / "config_sentence_transformers.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match="puts the prompt 'x' before its texts"):
         Reranking.from_data(with_negatives(tmp_path / "d.jsonl")).load_model(folder)
+
+
+def test_a_cut_cross_encoder_keeps_the_prompts_that_can_be_asked_for(tmp_path):
+    from sentence_transformers import CrossEncoder
+
+    prompts = {"web": "book and ", "none": ""}
+    whole = CrossEncoder(cross_encoder(tmp_path / "plain"), prompts=prompts, activation_fn=torch.nn.Identity())
+    whole.save_pretrained(str(tmp_path / "whole"))
+    for name, opened in (("first", tmp_path / "whole"), ("again", tmp_path / "first")):
+        model = open_model(opened)
+        if name == "first":
+            space = Space(model, "ffn")
+            model = cut(model, Plan.of(space, torch.ones(len(space))))
+        save(model, tmp_path / name, tokenizer=tokenizer())
+        found = CrossEncoder(str(tmp_path / name), trust_remote_code=True)
+        assert found.prompts == prompts and found.default_prompt_name is None
+        scores = [float(each.predict([("good", "a film")], prompt_name="web")[0]) for each in (whole, found)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    assert float(whole.predict([("good", "a film")])[0]) != pytest.approx(scores[0], abs=1e-4)
+
+
+def test_a_cross_encoder_with_three_classes_is_cut_and_served_as_one(tmp_path):
+    """It is none of this task, but of classification; its activation and its longest text stay."""
+    from sentence_transformers import CrossEncoder
+
+    plain = cross_encoder(tmp_path / "plain", outputs=3)
+    tokenizer(7).save_pretrained(plain)
+    whole = CrossEncoder(plain, activation_fn=torch.nn.Tanh())
+    whole.save_pretrained(str(tmp_path / "whole"))
+    model, words = open_model(tmp_path / "whole"), open_tokenizer(tmp_path / "whole")
+    space = Space(model, "ffn")
+    save(cut(model, Plan.of(space, torch.ones(len(space)))), tmp_path / "small", tokenizer=words)
+    pair = [("good bad fine", "a film and a book and a film")]
+    found = CrossEncoder(str(tmp_path / "small"), trust_remote_code=True)
+    assert found.max_seq_length == whole.max_seq_length == 7 and found.predict(pair).shape == (1, 3)
+    np.testing.assert_allclose(found.predict(pair), whole.predict(pair), atol=1e-5)
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    served = export_folder(open_model(tmp_path / "small"), tmp_path / "hub", tokenizer=words, dtypes=("fp32",))
+    assert served.max_length == 7
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from secateur.structure.binding import check_family
 from secateur.surgery import compact
 from secateur.surgery.auto_classes import auto_class_of
+from secateur.surgery.cross_encoders import write_prompts
 from secateur.surgery.hub import local_folder
 from secateur.surgery.model_files import copy_card, copy_tokenizer, is_kept, weight_files
 from secateur.surgery.schema import Structure
@@ -79,6 +80,7 @@ def save(
         own = {path.name for path in partial.iterdir()}
         if head is not None:
             write_head(head, partial, of_head(state))
+        write_prompts(model, partial)
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
         elif not replace:

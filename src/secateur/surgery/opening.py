@@ -17,7 +17,7 @@ from secateur.structure.images import is_image_family
 from secateur.structure.token_types import TOKEN_TYPES, has_one_type
 from secateur.surgery import checkpoint
 from secateur.surgery.auto_classes import auto_class_of, own_auto_class, supported_heads
-from secateur.surgery.cross_encoders import with_activation
+from secateur.surgery.cross_encoders import with_settings
 from secateur.surgery.hub import local_folder
 from secateur.surgery.image_reader import ImageReader
 from secateur.surgery.loaded_weights import check_encoder, check_whole, outside_encoder
@@ -57,8 +57,8 @@ def open_model(name: str | Path) -> PreTrainedModel:
     has besides is left out, which is logged.
 
     A folder of sentence-transformers gives its encoder, whatever head its config names, with its sentence head: it
-    returns `sentence_embedding`. The config of a `CrossEncoder` has its activation, and that of a classifier the
-    padding token of its tokenizer, if it names none.
+    returns `sentence_embedding`. The config of a `CrossEncoder` has its activation and its prompts, and that of a
+    classifier the padding token of its tokenizer, if it names none.
 
     Raises:
         UserError: it cannot be loaded, its head is not supported, or it lacks weights or has some that are not taken.
@@ -83,7 +83,7 @@ def _opened(name: str | Path) -> PreTrainedModel:
         check_whole(model, loading, f"model {str(name)!r}")
     else:
         _check_unnamed(model, loading, name)
-    return checkpoint.with_head(with_activation(model, source), source).eval()
+    return checkpoint.with_head(with_settings(model, source), source).eval()
 
 
 def open_encoder(name: str | Path) -> PreTrainedModel:

@@ -120,8 +120,8 @@ class SentenceEmbedding(ComparedTask):
             text: the columns of texts; by default all that hold texts of several words. Columns that are named as
                 pairs (anchor and positive, query and passage, with a negative or without) are pairs.
             evaluation: a file of pairs with a number that says how similar they are, or a folder of retrieval in BEIR's
-                form (corpus, queries, qrels), or one of its qrels; by default texts that are split off are compared with
-                the reference.
+                form (corpus, queries, qrels), or one file of its qrels; by default texts that are split off are
+                compared with the reference.
             pooling: for an encoder whose folder names none: how the states of tokens become one vector.
             metric: the main score; by default the first of the evaluation.
             seed: chooses the texts that are split off, and those that `rows` keeps.

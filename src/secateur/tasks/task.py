@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from secateur.structure.encoded_rows import EXAMPLE
-from secateur.surgery.cross_encoders import with_activation
+from secateur.surgery.cross_encoders import with_settings
 from secateur.surgery.loaded_weights import check_encoder, check_whole
 from secateur.surgery.opening import with_padding
 from secateur.system.errors import UserError, as_user_error
@@ -198,7 +198,7 @@ class Task(ABC):
             model, loading = self.model_class.from_pretrained(name_or_path, **options)
         (check_whole if has_head else check_encoder)(model, loading, source)
         model = with_padding(model, name_or_path)
-        return with_activation(model, name_or_path) if has_head else model
+        return with_settings(model, name_or_path) if has_head else model
 
     def is_finetuned(self, model_or_folder: PreTrainedModel | str | Path) -> bool:
         """Whether a checkpoint has a head for this kind of task already, with the right number of labels.

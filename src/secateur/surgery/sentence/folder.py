@@ -14,7 +14,7 @@ They are written in the form that every version since 2.0 reads, but for several
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -54,6 +54,9 @@ ACTIVATIONS = {
     "torch.nn.modules.activation.Sigmoid": nn.Sigmoid,
 }
 """Name of an activation in the config of a Dense -> its class."""
+DOCUMENT, OTHER_DOCUMENTS = "document", ("passage", "corpus")
+"""Names of the prompt that `encode_document` takes. From 5.0 on the library has an empty `document` where a folder
+states none, so that it passes over the others."""
 FOLLOWING = ("Dense", "Normalize", "Dropout")
 """The modules that may follow a pooling."""
 FILES = (MODULES, OVERALL, ENCODER, *OLD_ENCODERS)
@@ -104,17 +107,25 @@ def new_head(pooling: str, width: int, settings: Settings | None = None) -> Sent
 
 
 def read_settings(name: str | Path) -> Settings:
-    """The prompts, the similarity and the longest text of a model; those of a model that states none without files."""
+    """The prompts, the similarity and the longest text of a model; those of a model that states none without files.
+
+    A prompt of documents that is named otherwise is `document` as well.
+    """
     overall = _json(name, OVERALL) or {}
     encoder: dict[str, Any] = next((found for file in (ENCODER, *OLD_ENCODERS) if (found := _json(name, file))), {})
-    prompts, longest = overall.get("prompts") or {}, encoder.get("max_seq_length")
+    longest, prompts = encoder.get("max_seq_length"), overall.get("prompts") or {}
     return Settings(
-        {str(key): str(text) for key, text in prompts.items()},
+        _with_document({str(key): str(text) for key, text in prompts.items()}),
         overall.get("default_prompt_name"),
         overall.get("similarity_fn_name"),
         longest if type(longest) is int and longest > 0 else None,
         bool(encoder.get("do_lower_case")),
     )
+
+
+def _with_document(prompts: dict[str, str]) -> dict[str, str]:
+    other = next((prompts[name] for name in OTHER_DOCUMENTS if prompts.get(name)), None)
+    return prompts if other is None else {DOCUMENT: other, **prompts}
 
 
 def dense_files(folder: Path) -> dict[Path, str]:
@@ -136,11 +147,7 @@ def write_head(head: SentenceHead, folder: Path, state: Mapping[str, Tensor] | N
         state: the tensors that are written, by their names in the head; None for its own.
     """
     places = list(_places(head))
-    modules = [
-        {"idx": number, "name": str(number), "path": place, "type": TYPE + kind}
-        for number, (kind, place) in enumerate(places)
-    ]
-    _write(folder / MODULES, modules)
+    _write(folder / MODULES, modules_of(places))
     _write(folder / OVERALL, _overall(head.settings))
     longest = {} if head.settings.max_length is None else {"max_seq_length": head.settings.max_length}
     _write(folder / ENCODER, longest | {"do_lower_case": head.settings.lower_case})
@@ -153,6 +160,14 @@ def write_head(head: SentenceHead, folder: Path, state: Mapping[str, Tensor] | N
             number, layer = next(layers)
             _write_dense(layer, _below(f"dense.{number}.", state), folder / place)
     return [MODULES, OVERALL, ENCODER]
+
+
+def modules_of(places: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    """The content of `modules.json` for the kind and the folder of each module."""
+    return [
+        {"idx": number, "name": str(number), "path": place, "type": TYPE + kind}
+        for number, (kind, place) in enumerate(places)
+    ]
 
 
 def _places(head: SentenceHead) -> Iterator[tuple[str, str]]:
