@@ -114,12 +114,56 @@ def test_a_reference_with_fewer_positions_reads_the_first_tokens(world, tmp_path
     assert 0.0 <= scores(large, task, rows, tokenizer(max_length=64))["neighbours"] <= 1.0
 
 
-def test_prompts_are_the_models_unless_others_are_named(world):
+def paired(folder):
+    return rows_of(folder / "anchors.jsonl", [{"anchor": text, "positive": f"a {text}"} for text in TEXTS])
+
+
+def test_prompts_are_the_models_unless_others_are_named(world, tmp_path):
     own = read(world).fitted(str(world / "embedder"), "model")
-    assert [own.prompt(kind) for kind in (None, "query", "document")] == ["", "a ", "book and "]
-    other = read(world, query_prompt="good ").fitted(str(world / "embedder"), "model")
-    assert [other.prompt(kind) for kind in (None, "query", "document")] == ["", "good ", "book and "]
+    assert [own.prompt(kind) for kind in (None, "query", "document")] == ["book and ", "a ", "book and "]
+    other = SentenceEmbedding.from_data(paired(tmp_path), query_prompt="good ").fitted(str(world / "embedder"), "model")
+    assert [other.prompt(kind) for kind in (None, "query", "document")] == ["book and ", "good ", "book and "]
     assert own.longest(256) == 12 and own.longest(8) == 8
+
+
+@pytest.mark.parametrize(
+    ("prompts", "default", "asked", "expected"),
+    [
+        ({"query": "a ", "document": "book and "}, None, {}, "book and "),
+        ({"query": "a ", "document": "book and "}, None, {"document_prompt": ""}, ""),
+        ({"query": "a "}, None, {}, ""),
+        ({"query": "a ", "other": "the "}, "other", {}, "the "),
+        ({"query": "a ", "other": "the "}, "other", {"document_prompt": "film "}, "film "),
+        ({}, None, {"document_prompt": "film "}, "film "),
+    ],
+)
+@pytest.mark.parametrize("evaluation", [None, "pairs.jsonl"])
+def test_single_texts_have_the_prompt_with_which_documents_are_embedded(
+    world, tmp_path, prompts, default, asked, expected, evaluation
+):
+    """Those that are trained on, and those that are scored."""
+    folder, words = embedder(tmp_path, Settings(prompts, default, "cosine", 12)), tokenizer()
+    evaluation = evaluation and str(world / evaluation)
+    task = read(world, evaluation=evaluation, **asked).fitted(folder, "model")
+    for split in ("train", "validation"):
+        (row, *_) = encoded(task, split, open_tokenizer(folder), 12)
+        assert words.decode(row["input_ids"][1:-1]) == words.decode(
+            words(expected + task.splits[split]["text"][0])["input_ids"][1:-1]
+        )
+    assert task.described()["prompts"] == (f"{expected!r} before single texts" if expected else "none")
+
+
+def test_the_prompts_of_pairs_and_of_retrieval_are_told(world, tmp_path):
+    pairs = SentenceEmbedding.from_data(paired(tmp_path)).fitted(str(world / "embedder"), "model")
+    assert pairs.described()["prompts"] == "'book and ' before documents, 'a ' before queries"
+    searched = read(world, evaluation=str(world / "retrieval"), query_prompt="good ", document_prompt="")
+    assert searched.described()["prompts"] == "'good ' before queries"
+
+
+@pytest.mark.parametrize("evaluation", [None, "pairs.jsonl"])
+def test_a_prompt_for_queries_is_refused_where_there_are_none(world, evaluation):
+    with pytest.raises(UserError, match="no queries to put query_prompt before: single texts have document_prompt"):
+        read(world, query_prompt="a ", evaluation=evaluation and str(world / evaluation))
 
 
 @pytest.mark.parametrize(
@@ -191,11 +235,9 @@ def test_pairs_are_scored_by_the_rank_correlation_of_their_cosines(world):
     found, error = score(task, world)
     rows = encoded_rows(task, world)
     with torch.no_grad():
-        model = open_model(world / "embedder")
+        model, words = open_model(world / "embedder"), open_tokenizer(world / "embedder")
         one, other = (
-            torch.cat(
-                [model(**open_tokenizer(world / "embedder")(t, return_tensors="pt")).sentence_embedding for t in own]
-            )
+            torch.cat([model(**words(f"book and {t}", return_tensors="pt")).sentence_embedding for t in own])
             for own in zip(*task.evaluation.pairs, strict=True)
         )
     from scipy.stats import spearmanr

@@ -29,6 +29,7 @@ from secateur.tasks.embedding_data import (
     MEMBER,
     QUERY,
     TEXT,
+    kinds_of,
     prepare,
     row_by_row,
     with_scored_texts,
@@ -45,6 +46,8 @@ from secateur.tasks.tokenizer_settings import kept_settings
 
 PROMPTS = {QUERY: ("query",), DOCUMENT: ("document", "passage")}
 """Kind of a text -> the names that its prompt may have, the first that the model has counts."""
+KINDS_OF_TEXTS = {QUERY: "queries", DOCUMENT: "documents", None: "single texts"}
+"""Kind of a text -> texts of it in words."""
 
 
 class TextCollator(PaddingCollator):
@@ -128,13 +131,13 @@ class SentenceEmbedding(ComparedTask):
             rows: how many training rows to keep.
             validation: the split whose texts are scored without an evaluation; by default that of `read_splits`.
             pairs: whether rows are pairs; by default if their columns are named so.
-            query_prompt, document_prompt: texts to put before queries and anchors, and before documents and positives;
-                by default the model's.
+            query_prompt, document_prompt: texts to put before queries and anchors, and before documents, positives and
+                texts of no stated kind; by default the model's (`prompt`).
             reference: the model with whose vectors those of others are compared; by default the teacher.
 
         Raises:
             UserError: the data or the evaluation cannot be read; there is no text; an option or the metric is unknown;
-                the reference gives no vectors.
+                there is a prompt for queries and no query; the reference gives no vectors.
             MissingPackage: an evaluation needs sentence-transformers, which is not installed.
         """
         if pooling is not None and pooling not in POOLINGS:
@@ -149,6 +152,11 @@ class SentenceEmbedding(ComparedTask):
         splits = with_scored_texts(splits, seed) if scored is None else without_held_out(splits, scored.texts())
         if rows is not None:
             splits["train"] = first_rows(splits["train"], rows, seed)
+        if query_prompt is not None and QUERY not in kinds_of(splits):
+            raise UserError(
+                "the data has no queries to put query_prompt before: single texts have document_prompt, so give that, or "
+                "pairs whose columns are named as such, or an evaluation of retrieval"
+            )
         named = {QUERY: query_prompt, DOCUMENT: document_prompt}
         prompts = {kind: prompt for kind, prompt in named.items() if prompt is not None}
         found = cls(splits, metric or known[0], scored, pooling, prompts)
@@ -281,11 +289,22 @@ class SentenceEmbedding(ComparedTask):
             return rows.map(tokens, batched=True, remove_columns=removed, desc="tokenize")
 
     def prompt(self, kind: str | None) -> str:
-        """What is put before a text of a kind; for one of no stated kind the model's default prompt."""
-        if kind is None:
-            return self.settings.prompts.get(self.settings.default_prompt or "", "")
-        own = (self.settings.prompts[name] for name in PROMPTS[kind] if name in self.settings.prompts)
-        return self.prompts.get(kind, next(own, ""))
+        """What is put before a text of a kind.
+
+        A text of no stated kind has what a document has, as where texts are indexed, unless the model has a default
+        prompt and no other was asked for.
+        """
+        known = self.settings.prompts
+        if kind is None and DOCUMENT not in self.prompts and self.settings.default_prompt in known:
+            return known[self.settings.default_prompt]
+        kind = kind or DOCUMENT
+        return self.prompts.get(kind, next((known[name] for name in PROMPTS[kind] if name in known), ""))
+
+    def described(self) -> dict[str, str]:
+        """As `Task.described`, and the prompts of the kinds of texts that there are."""
+        named = {kind: self.prompt(kind) for kind in sorted(kinds_of(self.splits), key=str)}
+        told = (f"{prompt!r} before {KINDS_OF_TEXTS[kind]}" for kind, prompt in named.items() if prompt)
+        return super().described() | {"prompts": ", ".join(told) or "none"}
 
     def fingerprint(self, *splits: str) -> str:
         """As `Task.fingerprint`; it also changes with what the scored texts are compared with."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
@@ -133,6 +133,15 @@ def single_texts(rows: Dataset) -> Dataset:
     for row in rows:
         found |= {(row[name], QUERY if name == PAIR[0] else DOCUMENT): None for name in rows.column_names}
     return Dataset.from_dict({TEXT: [text for text, _ in found], KIND: [kind for _, kind in found]})
+
+
+def kinds_of(splits: Mapping[str, Dataset]) -> set[str | None]:
+    """The kinds of the texts of all splits; None for those of no stated kind."""
+    found: set[str | None] = set()
+    for rows in splits.values():
+        paired = PAIR[0] in rows.column_names
+        found |= {QUERY, DOCUMENT} if paired else {*(rows.unique(KIND) if KIND in rows.column_names else (None,))}
+    return found
 
 
 def row_by_row(rows: Dataset) -> Dataset:
