@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from small_world import config, tokenizer, write_model
 from transformers import BertModel, EvalPrediction
 
@@ -240,11 +242,48 @@ def test_pairs_are_scored_by_the_rank_correlation_of_their_cosines(world):
             torch.cat([model(**words(f"book and {t}", return_tensors="pt")).sentence_embedding for t in own])
             for own in zip(*task.evaluation.pairs, strict=True)
         )
-    from scipy.stats import spearmanr
-
     expected = spearmanr((one * other).sum(-1), task.evaluation.gold).statistic
     assert found["spearman"] == pytest.approx(expected, abs=1e-4)
     assert len(examples(rows)) == len(task.evaluation.pairs) and error > 0
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean", "manhattan"])
+def test_vectors_are_compared_as_the_model_does(world, similarity):
+    """As evaluators of sentence-transformers do with a model whose folder says so."""
+    from sentence_transformers.util import SimilarityFunction
+
+    pairs, retrieval = (read(world, evaluation=str(world / name)) for name in ("pairs.jsonl", "retrieval"))
+    fitted = [replace(task, settings=Settings(similarity=similarity)) for task in (pairs, retrieval)]
+    names = [task.splits["validation"]["member"] for task in fitted]
+    vectors = [np.random.default_rng(0).normal(size=(len(own), 3)).astype(np.float32) ** 3 for own in names]
+    found, searched = (
+        task.score(EvalPrediction(rows, None), [{"member": name} for name in own])
+        for task, rows, own in zip(fitted, vectors, names, strict=True)
+    )
+    theirs = SimilarityFunction.to_similarity_pairwise_fn(similarity)(vectors[0][::2], vectors[0][1::2])
+    assert found["spearman"] == pytest.approx(spearmanr(theirs, pairs.evaluation.gold).statistic, abs=1e-6)
+    queries, documents = vectors[1][:8], vectors[1][8:]
+    ranked = (-SimilarityFunction.to_similarity_fn(similarity)(queries, documents)).argsort(dim=1)
+    ranks = [own.tolist().index((number + 1) % 8) + 1 for number, own in enumerate(ranked)]
+    expected = np.mean([1 / rank if rank <= 10 else 0 for rank in ranks])
+    assert searched["mrr@10"] == pytest.approx(expected) and fitted[0].described()["similarity"] == similarity
+
+
+def test_neighbours_are_those_of_the_models_similarity():
+    """Lengths change the nearest by dot product and by distance, and none by cosine."""
+    generator = np.random.default_rng(0)
+    vectors, lengths = generator.normal(size=(60, 4)), generator.uniform(1, 9, size=(60, 1))
+    rows, longer = (each.astype(np.float32) for each in (vectors, vectors * lengths))
+    assert text_scores(longer, rows, "cosine")["neighbours"] == 1.0
+    others = [text_scores(longer, rows, name)["neighbours"] for name in ("dot", "euclidean", "manhattan")]
+    assert max(others) < 0.9 and len({*others}) == 3
+
+
+def test_a_similarity_that_is_not_known_is_refused(world, tmp_path):
+    shutil.copytree(world / "embedder", tmp_path / "odd")
+    (tmp_path / "odd" / "config_sentence_transformers.json").write_text('{"similarity_fn_name": "angle"}')
+    with pytest.raises(UserError, match="compares by 'angle': expected one of cosine, dot, euclidean, manhattan"):
+        open_model(tmp_path / "odd")
 
 
 def test_retrieval_finds_what_the_qrels_name(world):

@@ -12,7 +12,7 @@ from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
 from secateur.surgery.masking import attached
 from secateur.surgery.sentence.attach import SentenceOutput, attach_head, head_of, replace_head
-from secateur.surgery.sentence.head import Dense, SentenceHead
+from secateur.surgery.sentence.head import Dense, SentenceHead, Settings
 from secateur.system.errors import UserError
 from secateur.training.evidence import heard
 from secateur.training.objectives import Contrastive, Embedding, Hidden, Logits, Similarity, Step
@@ -29,6 +29,60 @@ def step(student, teacher=None, examples=None):
 def test_embedding_is_one_minus_the_mean_cosine_or_the_squared_error_of_an_entry():
     assert float(Embedding()(step(3 * S, T))) == pytest.approx((1 + 0) / 2)
     assert float(Embedding(loss="mse")(step(S, T))) == pytest.approx((1 + 1) / 4)
+
+
+def test_the_distance_is_that_of_the_lengths_too_and_one_minus_the_cosine_for_length_1():
+    assert float(Embedding(loss="distance")(step(S, T))) == pytest.approx(float(Embedding(loss="cosine")(step(S, T))))
+    assert float(Embedding(loss="distance")(step(3 * T, T))) == pytest.approx((2**2 + 2**2) / 2 / (2 * 1))
+    assert float(Embedding(loss="distance")(step(3 * S, 3 * T))) == pytest.approx((1 + 0) / 2), "of any scale"
+
+
+def compared_by(similarity, normalise=False):
+    """An encoder whose folder says how its vectors are compared."""
+    head = SentenceHead(["mean"], normalise=normalise, width=32, settings=Settings(similarity=similarity))
+    return attach_head(tiny("bert", "Model"), head)
+
+
+@pytest.mark.parametrize("similarity", ["dot", "euclidean", "manhattan"])
+def test_lengths_of_vectors_count_where_the_model_compares_by_them(similarity):
+    """With all of a student's vectors three times as long, as only cosines do not notice."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(4, 8, generator=generator)
+    for term in (Embedding(), Similarity(), Similarity(loss="mse")):
+        assert float(term(step(3 * rows, rows))) == pytest.approx(0, abs=1e-5), "a term that is not bound"
+        term.bind(compared_by(similarity), None)
+        assert float(term(step(3 * rows, rows))) > 0.01
+        assert float(term(step(rows, rows))) == pytest.approx(0, abs=1e-6)
+        scaled = [float(term(step(30 * rows, 10 * rows))), float(term(step(3 * rows, rows)))]
+        assert scaled[0] == pytest.approx(scaled[1], rel=1e-4), "the scale of the model does not count"
+
+
+@pytest.mark.parametrize("similarity", [None, "cosine", "dot", "euclidean", "manhattan"])
+def test_of_normalised_vectors_the_directions_are_compared(similarity):
+    term = Embedding()
+    term.bind(compared_by(similarity, normalise=True), None)
+    assert term.loss == "cosine"
+    term = Embedding(loss="mse")
+    term.bind(compared_by(similarity), None)
+    assert term.loss == "mse", "what is asked for"
+
+
+def test_similarities_of_dot_products_by_hand():
+    """Those of three texts with the others, over the mean squared length of the teacher's vectors, (4 + 1 + 9) / 3."""
+    one, other = torch.tensor([[1.0, 0], [0, 1.0], [2.0, 2.0]]), torch.tensor([[2.0, 0], [1.0, 0], [0, 3.0]])
+    term = Similarity(loss="mse")
+    term.bind(compared_by("dot"), None)
+    squares = 2 * ((0 - 2) ** 2 + (2 - 0) ** 2 + (2 - 0) ** 2) / (14 / 3) ** 2
+    assert float(term(step(one, other))) == pytest.approx(squares / 6, rel=1e-5)
+
+
+def test_contrastive_compares_as_the_model_does():
+    rows, own = torch.tensor([[1.0, 0], [4.0, 0], [0, 1.0], [0, 2.0]]), [[0, 0], [0, 1], [1, 0], [1, 1]]
+    term = Contrastive(temperature=0.5)
+    term.bind(compared_by("dot"), None)
+    scale = (1 + 16 + 1 + 4) / 4
+    expected = sum(math.log(1 + math.exp(-right / scale / 0.5)) for right in (4, 2)) / 2
+    assert float(term(step(rows, examples=own))) == pytest.approx(expected, rel=1e-5)
 
 
 def test_similarity_compares_the_cosines_of_each_text_with_the_others():
@@ -69,7 +123,7 @@ def test_contrastive_is_the_cross_entropy_of_the_positive_among_all_but_anchors(
     assert float(Contrastive()(step(rows, examples=apart))) == 0.0, "no anchor is with its positive"
 
 
-@pytest.mark.parametrize("loss", ["cosine", "mse"])
+@pytest.mark.parametrize("loss", ["cosine", "distance", "mse"])
 @pytest.mark.parametrize("poolings", [["mean"], ["mean", "cls"]])
 def test_a_cut_of_the_residual_stream_does_not_change_the_term(loss, poolings):
     model, teacher = (

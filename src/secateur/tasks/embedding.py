@@ -17,6 +17,7 @@ from secateur.surgery.opening import bare_encoder, open_model
 from secateur.surgery.sentence.attach import attach_head, head_of
 from secateur.surgery.sentence.folder import new_head, read_head, read_settings
 from secateur.surgery.sentence.head import POOLINGS, Settings
+from secateur.surgery.sentence.similarity import COSINE
 from secateur.system.errors import UserError
 from secateur.system.files import fingerprint
 from secateur.tasks import predictors, register
@@ -36,7 +37,7 @@ from secateur.tasks.embedding_data import (
     without_held_out,
 )
 from secateur.tasks.embedding_reference import MOST_TOKENS, Reference
-from secateur.tasks.embedding_scores import COSINE, TEXT_METRICS, Evaluation, text_scores
+from secateur.tasks.embedding_scores import TEXT_METRICS, Evaluation, text_scores
 from secateur.tasks.evaluation_files import read_evaluation
 from secateur.tasks.predictors import Predictor
 from secateur.tasks.rows import check_length
@@ -301,10 +302,10 @@ class SentenceEmbedding(ComparedTask):
         return self.prompts.get(kind, next((known[name] for name in PROMPTS[kind] if name in known), ""))
 
     def described(self) -> dict[str, str]:
-        """As `Task.described`, and the prompts of the kinds of texts that there are."""
+        """As `Task.described`, the prompts of the kinds of texts that there are, and how vectors are compared."""
         named = {kind: self.prompt(kind) for kind in sorted(kinds_of(self.splits), key=str)}
         told = (f"{prompt!r} before {KINDS_OF_TEXTS[kind]}" for kind, prompt in named.items() if prompt)
-        return super().described() | {"prompts": ", ".join(told) or "none"}
+        return super().described() | {"prompts": ", ".join(told) or "none", "similarity": self.similarity}
 
     def fingerprint(self, *splits: str) -> str:
         """As `Task.fingerprint`; it also changes with what the scored texts are compared with."""
@@ -314,6 +315,11 @@ class SentenceEmbedding(ComparedTask):
         return fingerprint([own, *self.evaluation.contents()], digits=12)
 
     # Scores
+
+    @property
+    def similarity(self) -> str:
+        """How vectors are compared: as the model states, by default by cosine."""
+        return self.settings.similarity or COSINE
 
     def of_training_rows(self) -> Task:
         """The task without the evaluation, whose texts training rows are not: agreement with the reference."""
@@ -336,7 +342,8 @@ class SentenceEmbedding(ComparedTask):
         outputs = prediction.predictions
         vectors = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs, dtype=np.float32)
         if self.evaluation is not None:
-            return self.evaluation.scores({row[MEMBER]: place for place, row in enumerate(rows)}, vectors)
+            places = {row[MEMBER]: place for place, row in enumerate(rows)}
+            return self.evaluation.scores(places, vectors, self.similarity)
         self.check_scored()
         assert self.reference is not None
-        return text_scores(vectors, self.reference.vectors(self, rows))
+        return text_scores(vectors, self.reference.vectors(self, rows), self.similarity)

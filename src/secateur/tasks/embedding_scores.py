@@ -21,46 +21,50 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from secateur.structure.encoded_rows import EXAMPLE
+from secateur.surgery.sentence.similarity import COSINE, SIMILARITIES
 from secateur.tasks.embedding_data import DOCUMENT, KIND, MEMBER, QUERY, TEXT
 
-COSINE = "cosine"
 TEXT_METRICS = ("neighbours", COSINE)
 """Of texts without labels, against the vectors of a reference; the first is the default."""
 NEIGHBOURS = 10
-"""Texts whose cosines with a text are the largest."""
+"""Texts that are the most similar to a text."""
 EVALUATORS = "sentence_transformers.sentence_transformer.evaluation"
 
 Vectors = NDArray[np.float32]
 """`(texts, dims)`."""
 
 
-def text_scores(vectors: Vectors, reference: Vectors) -> dict[str, float]:
+def text_scores(vectors: Vectors, reference: Vectors, similarity: str = COSINE) -> dict[str, float]:
     """How far vectors of texts agree with those of a reference, in [0, 1] or, for cosines, in [-1, 1].
 
     `cosine` is the mean cosine of a vector with the reference's of the same text; it is left out if their widths
-    differ. `neighbours` is the mean share of the ten nearest neighbours of a text among all the others, by cosine, that
-    are those by the reference's vectors; of all others if there are fewer.
+    differ. `neighbours` is the mean share of the ten nearest neighbours of a text among all the others that are
+    those by the reference's vectors; of all others if there are fewer.
+
+    Args:
+        similarity: by which texts are near each other, of `SIMILARITIES`.
     """
+    scores = {"neighbours": _common_neighbours(vectors, reference, similarity)}
     own, other = _normalised(vectors), _normalised(reference)
-    scores = {"neighbours": _common_neighbours(own, other)}
     return scores | ({COSINE: float((own * other).sum(-1).mean())} if own.shape == other.shape else {})
 
 
-def _common_neighbours(own: Vectors, other: Vectors) -> float:
-    """The mean share of common nearest neighbours, of normalised vectors; 1 for a single text."""
+def _common_neighbours(own: Vectors, other: Vectors, similarity: str) -> float:
+    """The mean share of common nearest neighbours; 1 for a single text."""
     count = min(NEIGHBOURS, len(own) - 1)
     if count < 1:
         return 1.0
-    near, nearest = (_neighbours(each, count) for each in (own, other))
+    near, nearest = (_neighbours(each, count, similarity) for each in (own, other))
     return float((near & nearest).sum(-1).mean() / count)
 
 
-def _neighbours(vectors: Vectors, count: int) -> NDArray[np.bool_]:
+def _neighbours(vectors: Vectors, count: int, similarity: str) -> NDArray[np.bool_]:
     """`(texts, texts)`: which texts are the nearest to each; of equally near ones the first."""
-    cosines = vectors @ vectors.T
-    np.fill_diagonal(cosines, -np.inf)
-    first = np.argsort(-cosines, axis=-1, kind="stable")[:, :count]
-    near = np.zeros(cosines.shape, bool)
+    rows = torch.from_numpy(vectors)
+    similarities = SIMILARITIES[similarity](rows, rows).numpy()
+    np.fill_diagonal(similarities, -np.inf)
+    first = np.argsort(-similarities, axis=-1, kind="stable")[:, :count]
+    near = np.zeros(similarities.shape, bool)
     np.put_along_axis(near, first, True, axis=-1)
     return near
 
@@ -83,11 +87,12 @@ class Evaluation(ABC):
         """The texts, with the columns `TEXT`, `KIND`, `MEMBER` and `EXAMPLE`."""
 
     @abstractmethod
-    def scores(self, vectors: Mapping[str, int], rows: Vectors) -> dict[str, float]:
+    def scores(self, vectors: Mapping[str, int], rows: Vectors, similarity: str = COSINE) -> dict[str, float]:
         """The scores of some of its texts.
 
         Args:
             vectors: `MEMBER` of a text -> its place in `rows`.
+            similarity: how vectors are compared, of `SIMILARITIES`.
         """
 
     @abstractmethod
@@ -113,15 +118,15 @@ class ScoredPairs(Evaluation):
             }
         )
 
-    def scores(self, vectors: Mapping[str, int], rows: Vectors) -> dict[str, float]:
+    def scores(self, vectors: Mapping[str, int], rows: Vectors, similarity: str = COSINE) -> dict[str, float]:
         whole = [number for number in range(len(self.pairs)) if f"{number}.0" in vectors and f"{number}.1" in vectors]
         sides = ([f"{number}.{side}" for number in whole] for side in (0, 1))
         gold = [self.gold[number] for number in whole]
         evaluator = _evaluators().EmbeddingSimilarityEvaluator(
-            *sides, gold, similarity_fn_names=["cosine"], write_csv=False
+            *sides, gold, similarity_fn_names=[similarity], write_csv=False
         )
         computed = evaluator(Encoded(vectors, rows))
-        return {name: float(np.nan_to_num(computed[f"{name}_cosine"])) for name in self.metrics}
+        return {name: float(np.nan_to_num(computed[f"{name}_{similarity}"])) for name in self.metrics}
 
     def contents(self) -> Iterator[str]:
         yield json.dumps(list(self.gold))
@@ -151,7 +156,7 @@ class Retrieval(Evaluation):
             }
         )
 
-    def scores(self, vectors: Mapping[str, int], rows: Vectors) -> dict[str, float]:
+    def scores(self, vectors: Mapping[str, int], rows: Vectors, similarity: str = COSINE) -> dict[str, float]:
         names = [f"q{number}" for number in range(len(self.queries)) if f"q{number}" in vectors]
         documents = [f"d{number}" for number in range(len(self.corpus)) if f"d{number}" in vectors]
         evaluator = _evaluators().InformationRetrievalEvaluator(
@@ -163,11 +168,11 @@ class Retrieval(Evaluation):
             accuracy_at_k=[10],
             precision_recall_at_k=[10, 100],
             map_at_k=[100],
-            score_functions={"cosine": _cosines},
+            score_functions={similarity: SIMILARITIES[similarity]},
             write_csv=False,
         )
         computed = evaluator(Encoded(vectors, rows))
-        return {name: float(computed[f"cosine_{name}"]) for name in self.metrics}
+        return {name: float(computed[f"{similarity}_{name}"]) for name in self.metrics}
 
     def contents(self) -> Iterator[str]:
         yield json.dumps([list(own) for own in self.relevant])
@@ -176,7 +181,6 @@ class Retrieval(Evaluation):
 class Encoded:
     """What an evaluator takes for a model: it looks up vectors that were computed already, by the names of texts."""
 
-    similarity_fn_name = "cosine"
     model_card_data = SimpleNamespace(set_evaluation_metrics=lambda *arguments, **options: None)
 
     def __init__(self, places: Mapping[str, int], rows: Vectors) -> None:
@@ -187,10 +191,6 @@ class Encoded:
         return torch.from_numpy(self.rows[[self.places[name] for name in names]])
 
     encode_query = encode_document = encode
-
-
-def _cosines(one: Tensor, other: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(one, dim=-1) @ torch.nn.functional.normalize(other, dim=-1).T
 
 
 def _evaluators() -> Any:

@@ -18,12 +18,13 @@ from transformers import PreTrainedModel
 
 from secateur.methods.options import number
 from secateur.surgery.sentence.attach import head_of
+from secateur.surgery.sentence.similarity import COSINE, SIMILARITIES, scale
 from secateur.system.errors import UserError
 from secateur.training.step import Step, Term
 from secateur.training.terms import register
 
 TEMPERATURE = 0.05
-"""Of the softmax over cosines, as in SimCSE (Gao et al., EMNLP 2021); in [-1, 1] they differ little without one."""
+"""Of the softmax over similarities, as in SimCSE (Gao et al., EMNLP 2021); in [-1, 1] they differ little without one."""
 NEVER = -1e9
 """A logit with softmax probability 0; finite, because 0 times it must be 0."""
 
@@ -52,7 +53,10 @@ class Embedding(Term):
     value. A head that ends in a Dense layer has vectors of one width, whatever its stream has, and all of them count.
 
     Args:
-        loss: "cosine", 1 - the cosine of the vectors; or "mse", the squared error of an entry.
+        loss: "cosine", 1 - the cosine of the vectors; "distance", their squared distance over twice the mean squared
+            length of the teacher's, which is the same for vectors of length 1; or "mse", the squared error of an entry.
+            By default "cosine", and "distance" if the model's vectors are not normalised and are compared by more than
+            their cosine (`SentenceHead.similarity`), so that their lengths count.
 
     Raises:
         UserError: the loss is another one; from `bind`, the models' vectors have different widths.
@@ -63,10 +67,10 @@ class Embedding(Term):
     heard_as = "logits"
     replayable = True
 
-    def __init__(self, weight: float = 1.0, loss: str = "cosine") -> None:
+    def __init__(self, weight: float = 1.0, loss: str | None = None) -> None:
         super().__init__(weight)
-        _check("loss", loss, ("cosine", "mse"))
-        self.loss = loss
+        _check("loss", loss or "cosine", ("cosine", "distance", "mse"))
+        self.asked, self.loss = loss, loss or "cosine"
         self.of_stream = self.normalised = False
         self.poolings = 1  # whose vectors of the stream are concatenated
         self.width: int | None = None  # dims of the student's vectors before its stream is cut
@@ -78,6 +82,8 @@ class Embedding(Term):
         self.normalised = head is not None and head.normalise
         self.poolings = 1 if head is None else len(head.poolings)
         if head is not None:
+            lengths_count = not head.normalise and head.similarity != COSINE
+            self.loss = self.asked or ("distance" if lengths_count else "cosine")
             self.width = self.poolings * student.config.hidden_size if self.of_stream else head.size
             taught = None if teacher is None else head_of(teacher)
             _check_widths(self.width, self.width if taught is None else taught.size)
@@ -95,6 +101,9 @@ class Embedding(Term):
             teacher = functional.normalize(teacher, dim=-1) if self.normalised else teacher
         if self.loss == "cosine":
             return 1.0 - functional.cosine_similarity(student, teacher, dim=-1).mean()
+        if self.loss == "distance":
+            squared = teacher.square().sum(-1).mean().clamp(min=1e-12)
+            return (student - teacher).square().sum(-1).mean() / (2 * squared)
         counted = student.shape[-1] if kept is None or kept.dtype == torch.long else kept.sum()
         return (student - teacher).square().sum(-1).mean() / counted
 
@@ -113,13 +122,38 @@ class Embedding(Term):
         return None if masks is None else (masks.detach() != 0).float().repeat(self.poolings)
 
 
+class _OfSimilarities(Term):
+    """A term of how similar vectors are, by the similarity that the student's folder states, by default the cosine.
+
+    What is no cosine is divided by the `scale` of a batch.
+    """
+
+    replayable = True
+
+    def __init__(self, weight: float = 1.0, temperature: float = TEMPERATURE) -> None:
+        super().__init__(weight)
+        self.temperature = number("temperature", temperature, above=0.0)
+        self.similarity = COSINE
+
+    def bind(self, student: PreTrainedModel, teacher: Any) -> None:
+        head = head_of(student)
+        self.similarity = COSINE if head is None else head.similarity
+
+    def among(self, rows: Tensor, scaled_by: Tensor) -> Tensor:
+        """`(rows, rows)`: the similarities of vectors, over the scale of others."""
+        return SIMILARITIES[self.similarity](rows, rows) / scale(self.similarity, scaled_by)
+
+
 @register("similarity")
-class Similarity(Term):
-    """The difference of the cosines between the texts of a batch from the teacher's; the widths may differ.
+class Similarity(_OfSimilarities):
+    """The difference of the similarities between the texts of a batch from the teacher's; the widths may differ.
+
+    The similarity is that of the model's folder, by default the cosine. Dot products and distances, of the student too,
+    are divided by the mean squared length of the teacher's vectors, or by their length.
 
     Args:
         loss: "kl", the divergence KL(teacher || student) of each text's distribution over the other texts, softmax of
-            their cosines at a temperature, averaged over texts; or "mse", the squared error of a cosine.
+            their similarities at a temperature, averaged over texts; or "mse", the squared error of a similarity.
         temperature: of the softmax.
 
     The value is 0 for a batch of one text.
@@ -131,15 +165,15 @@ class Similarity(Term):
     name = "similarity"
     needs_teacher = True
     heard_as = "logits"
-    replayable = True
 
     def __init__(self, weight: float = 1.0, loss: str = "kl", temperature: float = TEMPERATURE) -> None:
-        super().__init__(weight)
+        super().__init__(weight, temperature)
         _check("loss", loss, ("kl", "mse"))
-        self.loss, self.temperature = loss, number("temperature", temperature, above=0.0)
+        self.loss = loss
 
     def forward(self, step: Step) -> Tensor:
-        student, teacher = (cosines(own, own) for own in map(vectors, (step.student, step.teacher)))
+        taught = vectors(step.teacher)
+        student, teacher = (self.among(own, taught) for own in (vectors(step.student), taught))
         itself = torch.eye(len(student), device=student.device, dtype=torch.bool)
         if self.loss == "mse":
             return (student - teacher).square().masked_fill(itself, 0.0).sum() / max(1, itself.numel() - len(itself))
@@ -151,13 +185,15 @@ class Similarity(Term):
 
 
 @register("contrastive")
-class Contrastive(Term):
-    """The cross-entropy of finding each anchor's positive among all positives and negatives of the batch, by cosine.
+class Contrastive(_OfSimilarities):
+    """The cross-entropy of finding each anchor's positive among all positives and negatives of the batch.
 
     InfoNCE (van den Oord et al. 2018, arXiv 1807.03748, eq. 4) with the other texts of the batch as negatives
-    (Henderson et al. 2017, arXiv 1705.00652, section 4.4: multiple negatives ranking): `-log softmax(cosines /
+    (Henderson et al. 2017, arXiv 1705.00652, section 4.4: multiple negatives ranking): `-log softmax(similarities /
     temperature)`, averaged over the pairs that are in one batch. The rows of an example are its anchor, its positive
-    and, if it has one, its negative. The value is 0 for a batch without a pair. It needs no teacher.
+    and, if it has one, its negative. The value is 0 for a batch without a pair. It needs no teacher. The similarity is
+    that of the model's folder, by default the cosine; dot products and distances are divided by the mean squared length
+    of the batch's vectors, or by their length.
 
     Raises:
         UserError: the temperature is not positive; from the trainer, the rows of the data are no pairs.
@@ -166,26 +202,16 @@ class Contrastive(Term):
     name = "contrastive"
     needs_examples = True
     heard_as = "labels"
-    replayable = True
-
-    def __init__(self, weight: float = 1.0, temperature: float = TEMPERATURE) -> None:
-        super().__init__(weight)
-        self.temperature = number("temperature", temperature, above=0.0)
 
     def forward(self, step: Step) -> Tensor:
         assert step.examples is not None
         examples, places = step.examples.unbind(dim=1)
         rows = vectors(step.student)
         anchors = (places == 0).unsqueeze(1)
-        logits = (cosines(rows, rows) / self.temperature).masked_fill(places == 0, NEVER)
+        logits = (self.among(rows, rows) / self.temperature).masked_fill(places == 0, NEVER)
         pairs = (examples[:, None] == examples) & anchors & (places == 1)
         found = functional.log_softmax(logits, dim=-1) * pairs
         return -found.sum() / pairs.sum().clamp(min=1)
-
-
-def cosines(one: Tensor, other: Tensor) -> Tensor:
-    """`(rows, other rows)`: the cosines of vectors `(rows, dims)` with others `(other rows, dims)`."""
-    return functional.normalize(one, dim=-1) @ functional.normalize(other, dim=-1).T
 
 
 def _check(name: str, value: str, known: tuple[str, ...]) -> None:

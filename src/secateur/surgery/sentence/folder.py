@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from secateur.structure.binding import SENTENCE_HEAD
 from secateur.surgery.hub import file_of
 from secateur.surgery.sentence.head import POOLINGS, Dense, SentenceHead, Settings
+from secateur.surgery.sentence.similarity import SIMILARITIES
 from secateur.system.errors import UserError, as_user_error
 from secateur.system.files import read_json
 
@@ -110,14 +111,20 @@ def read_settings(name: str | Path) -> Settings:
     """The prompts, the similarity and the longest text of a model; those of a model that states none without files.
 
     A prompt of documents that is named otherwise is `document` as well.
+
+    Raises:
+        UserError: a file is damaged, or its vectors are compared in a way that is not known.
     """
     overall = _json(name, OVERALL) or {}
     encoder: dict[str, Any] = next((found for file in (ENCODER, *OLD_ENCODERS) if (found := _json(name, file))), {})
     longest, prompts = encoder.get("max_seq_length"), overall.get("prompts") or {}
+    similarity = overall.get("similarity_fn_name")
+    if similarity not in (None, *SIMILARITIES):
+        raise UserError(f"{OVERALL} of {name} compares by {similarity!r}: expected one of {', '.join(SIMILARITIES)}")
     return Settings(
         _with_document({str(key): str(text) for key, text in prompts.items()}),
         overall.get("default_prompt_name"),
-        overall.get("similarity_fn_name"),
+        similarity,
         longest if type(longest) is int and longest > 0 else None,
         bool(encoder.get("do_lower_case")),
     )

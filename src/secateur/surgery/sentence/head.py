@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from secateur.surgery.sentence.similarity import COSINE
+
 Pool = Callable[[Tensor, Tensor], Tensor]
 """States `(batch, tokens, dims)` and the mask `(batch, tokens, 1)`, 1 for a real token -> `(batch, dims)`."""
 
@@ -92,6 +94,12 @@ class SentenceHead(nn.Module):
         """The dims of the vectors."""
         last: Any = self.dense[-1] if len(self.dense) else None
         return len(self.poolings) * self.width if last is None else last.linear.out_features
+
+    @property
+    def similarity(self) -> str:
+        """How the vectors are compared: as is stated, by default by cosine, which of length 1 is the dot product."""
+        stated = self.settings.similarity or COSINE
+        return COSINE if stated == "dot" and self.normalise else stated
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """`(batch, size)`, in float32 at least.
