@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 METRICS = ("spearman", "ndcg@10", "mrr@10")
 """Of pairs, and of retrieval."""
+TOKENS = 256
+"""Of a scored text at most, as all-MiniLM-L6-v2 has them."""
 DIMS, BATCH = 256, 512
 """Of static embeddings, and the pieces that are encoded at once to make them."""
 ZIPF = 1e-4
@@ -29,7 +30,7 @@ class Evaluated:
         """All scored texts as tokens."""
         from secateur.measure.evaluation import encoded
 
-        return encoded(self.task, "validation", self.tokenizer, 256)
+        return encoded(self.task, "validation", self.tokenizer, TOKENS)
 
     def scores(self, model: Any) -> dict[str, float]:
         """The scores of a model in PyTorch."""
@@ -43,6 +44,14 @@ class Evaluated:
 
         return runner_scores(run, self.task, self.rows, self.tokenizer)
 
+    def calibration(self, count: int) -> list[dict[str, Any]]:
+        """Texts of training as padded inputs, drawn by a seed."""
+        from secateur.measure.evaluation import batches, encoded, shuffled
+
+        drawn = shuffled(len(self.task.splits["train"]), seed=0)[:count]
+        rows = encoded(self.task, "train", self.tokenizer, TOKENS, drawn)
+        return batches(self.task, rows, self.tokenizer, limit=count)
+
 
 def evaluation_of(model: str, place: Path, texts: Path) -> Evaluated:
     """The evaluation in a file of pairs or in a folder of retrieval, in the tokens of a model."""
@@ -53,21 +62,9 @@ def evaluation_of(model: str, place: Path, texts: Path) -> Evaluated:
     return Evaluated(task.fitted(model, "model"), open_tokenizer(model))
 
 
-def scores_by_metric(found: list[Mapping[str, float]]) -> dict[str, list[float]]:
+def scores_by_metric(found: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     """The scores of one model over all evaluations, each in a list of its own."""
     return {metric: [one[metric] for one in found if metric in one] for metric in METRICS}
-
-
-def int8_scores(model: Any, evaluations: list[Evaluated]) -> tuple[dict[str, list[float]], float]:
-    """The scores of a model in int8 in ONNX Runtime, with the ranges of each batch, and its megabytes."""
-    import secateur as sec
-    from secateur.deploy.export import opened
-
-    with TemporaryDirectory() as folder:
-        path = Path(folder, "model.onnx")
-        written = sec.export(model, path, dtype="int8")
-        run = opened(path)
-        return scores_by_metric([one.scores_of_runner(run) for one in evaluations]), written.bytes / 1e6
 
 
 def train_first_layers(values: Mapping[str, Any], layers: int, place: Path, shared: Path) -> None:
@@ -141,7 +138,7 @@ class StaticEmbeddings:
         """The size of the table."""
         return int(self.table.nbytes)
 
-    def scores(self, evaluations: list[Evaluated]) -> dict[str, list[float]]:
+    def scores(self, evaluations: Sequence[Evaluated]) -> dict[str, list[float]]:
         """The scores on all evaluations."""
         return scores_by_metric([one.scores_of_runner(self) for one in evaluations])
 

@@ -295,9 +295,9 @@ class SentenceEmbedding(ComparedTask):
         A text of no stated kind has what a document has, as where texts are indexed, unless the model has a default
         prompt and no other was asked for.
         """
-        known = self.settings.prompts
-        if kind is None and DOCUMENT not in self.prompts and self.settings.default_prompt in known:
-            return known[self.settings.default_prompt]
+        known, default = self.settings.prompts, self.settings.default_prompt or ""
+        if kind is None and DOCUMENT not in self.prompts and default in known:
+            return known[default]
         kind = kind or DOCUMENT
         return self.prompts.get(kind, next((known[name] for name in PROMPTS[kind] if name in known), ""))
 
