@@ -90,8 +90,8 @@ def test_the_latency_is_that_of_the_largest_shape():
 
 def test_what_is_no_better_than_a_constant_prediction_is_never_named():
     found = report(row("tfidf", 0.88, 1.0, 1))
-    assert baselines.advice(replace(found, baseline=0.879)).endswith("take that.")
-    assert baselines.advice(replace(found, baseline=0.88)) == baselines.AHEAD
+    assert baselines.advice(replace(found, baseline=0.859)).endswith("take that.")
+    assert baselines.advice(replace(found, baseline=0.861)) == baselines.AHEAD
 
 
 def test_without_an_error_the_score_itself_counts():

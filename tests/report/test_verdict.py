@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from made_up_run import REPORT, TARGET
 
+from secateur.report.report import retention
 from secateur.report.report_text import to_markdown
 from secateur.report.verdict import verdict
 
@@ -59,6 +61,55 @@ def test_a_teacher_that_is_no_better_than_a_constant_has_nothing_to_keep():
     one = judged(0.26, teacher=0.27, baseline=0.276)
     assert not one.worked and one.text.startswith("There was nothing to keep: the teacher is no better")
     assert "train one for longer" in one.advice
+
+
+# Chance
+
+
+def test_what_is_no_better_than_a_constant_by_two_standard_errors_did_not_work():
+    one = judged(0.53, teacher=0.54, baseline=0.52, error=0.0499)
+    assert not one.worked and one.text == (
+        "There was nothing to keep: the teacher is no better than a constant prediction by two standard errors "
+        "(accuracy 0.5300 ± 0.0499 of 0.5400; a constant prediction has 0.5200)."
+    )
+    lost = judged(0.53, teacher=0.9, baseline=0.52, error=0.0499)
+    assert lost.text.startswith("It did not work: the model is no better than a constant prediction by two standard")
+    assert judged_error(0.95, teacher=0.99, error=0.03).text.startswith("There was nothing to keep: the teacher is no")
+    assert "0 by two standard errors" in judged(0.05, teacher=0.05, baseline=None, error=0.06).text
+
+
+def test_nothing_is_kept_of_a_teacher_that_is_better_by_chance():
+    report = replace(REPORT, teacher_scores={"accuracy": 0.54}, scores={"accuracy": 0.53}, baseline=0.52)
+    assert report.retention == pytest.approx(0.53 / 0.54)
+    assert replace(report, standard_error=0.0499).retention is None
+    assert retention(0.53, 0.54, 0.52, True, 0.0099) and retention(0.53, 0.54, 0.52, True, 0.011) is None
+
+
+def worked_by_chance(scores, count=2000):
+    """The part of runs that worked, of a teacher and a model by whose guesses nothing can be told."""
+    random = np.random.default_rng(0)
+    return sum(judged(**scores(random)).worked for _ in range(count)) / count
+
+
+def guesses(random, rows=100, agreeing=0.9):
+    """Accuracies on random labels of two classes, where the model mostly does as its teacher."""
+    labels, teacher, other = random.integers(0, 2, (3, rows))
+    score, of_teacher = (np.where(random.random(rows) < agreeing, teacher, other) == labels).mean(), teacher == labels
+    error = (score * (1 - score) / rows) ** 0.5
+    constant = max(labels.mean(), 1 - labels.mean())
+    return {"score": score, "teacher": of_teacher.mean(), "baseline": constant, "error": error}
+
+
+def noise(random, rows=100):
+    """Correlations of numbers with others that have nothing to do with them."""
+    labels, teacher, other = random.standard_normal((3, rows))
+    score, of_teacher = (np.corrcoef(labels, one)[0, 1] for one in (teacher + 0.3 * other, teacher))
+    return {"score": score, "teacher": of_teacher, "baseline": 0.0, "error": ((1 - score**2) / rows) ** 0.5}
+
+
+@pytest.mark.parametrize("scores", [guesses, noise])
+def test_of_data_by_which_nothing_can_be_learned_almost_no_run_is_said_to_have_worked(scores):
+    assert worked_by_chance(scores) <= 0.025
 
 
 @pytest.mark.parametrize(

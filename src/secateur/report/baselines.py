@@ -1,9 +1,9 @@
 """What a user would otherwise take than a run's model: a table, its notes, and advice where one is as good.
 
 A baseline is as good if its score is at least that of the pruned model, less its standard error, and better than that
-of a constant prediction. It is compared with the pruned model in its own runtime, in every dtype in which that was
-measured; otherwise with it in PyTorch. Latencies are of forwards, and decide nothing where the run was for a time of
-generation.
+of a constant prediction (`chance.better_than`). It is compared with the pruned model in its own runtime, in every dtype
+in which that was measured; otherwise with it in PyTorch. Latencies are of forwards, and decide nothing where the run
+was for a time of generation.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from secateur.measure.chance import better_than
 from secateur.report.html import Content, DataTable, Notes, Section, Text
 from secateur.report.report import Report
 from secateur.report.size_text import megabytes
@@ -61,19 +62,20 @@ def pruned(report: Report) -> list[Candidate]:
     assert report.baselines is not None
     score, size, times = report.scores[report.metric], report.weight_bytes["model"], report.baselines["pruned"]
     own = Candidate("the pruned model", score, report.retention, size, _times(times), PYTORCH, trained=True)
-    return [own, *(_candidate(row) for row in report.baselines["rows"] if row["pruned"])]
+    return [own, *(_candidate(report, row) for row in report.baselines["rows"] if row["pruned"])]
 
 
 def others(report: Report) -> list[Candidate]:
     """The baselines of a run, in the order in which they were made; none for a run without them."""
     if report.baselines is None:
         return []
-    return [_candidate(row) for row in report.baselines["rows"] if not row["pruned"]]
+    return [_candidate(report, row) for row in report.baselines["rows"] if not row["pruned"]]
 
 
-def _candidate(row: Mapping[str, Any]) -> Candidate:
-    same = {key: row[key] for key in ("what", "score", "retention", "bytes", "runtime", "trained")}
-    return Candidate(**same, times=_times(row["latency"]))
+def _candidate(report: Report, row: Mapping[str, Any]) -> Candidate:
+    same = {key: row[key] for key in ("what", "score", "bytes", "runtime", "trained")}
+    kept = None if report.retention is None else row["retention"]  # the row was written before there was an error
+    return Candidate(**same, retention=kept, times=_times(row["latency"]))
 
 
 def _times(measured: Sequence[Mapping[str, Any]]) -> dict[Shape, tuple[float, float]]:
@@ -115,7 +117,7 @@ def _for_generation(report: Report) -> bool:
 def _equalled(report: Report, one: Candidate, sign: float) -> tuple[str, ...]:
     """In which of `latency` and `bytes` a baseline is no worse than the pruned model; in none if its score is worse."""
     against, error = _against(report, one), report.standard_error or 0.0
-    if any(sign * (one.score - form.score) < -error for form in against) or _constant(report, one, sign):
+    if any(sign * (one.score - form.score) < -error for form in against) or _constant(report, one):
         return ()
     latencies = [(one.latency, form.latency) for form in against]
     as_fast = all(own is not None and ms is not None and own <= ms * (1 + TOLERANCE) for own, ms in latencies)
@@ -123,9 +125,10 @@ def _equalled(report: Report, one: Candidate, sign: float) -> tuple[str, ...]:
     return (*(["latency"] if as_fast else []), *(["bytes"] if as_small else []))
 
 
-def _constant(report: Report, one: Candidate, sign: float) -> bool:
+def _constant(report: Report, one: Candidate) -> bool:
     """Whether a baseline is no better than a constant prediction, which is simpler still."""
-    return report.baseline is not None and sign * (one.score - report.baseline) <= 0
+    constant, greater = report.baseline, report.greater_is_better
+    return constant is not None and not better_than(constant, one.score, report.standard_error, greater)
 
 
 def _against(report: Report, one: Candidate) -> list[Candidate]:

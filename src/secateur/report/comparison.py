@@ -77,7 +77,7 @@ class ScoredModel:
         """The score over the teacher's; None without a teacher, or where `report.retention` is."""
         if self.teacher is None:
             return None
-        return retention(self.score, self.teacher[1], self.constant, self.greater_is_better)
+        return retention(self.score, self.teacher[1], self.constant, self.greater_is_better, self.standard_error)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from secateur.measure.chance import better_than
 from secateur.report.recipe_keys import upgrade
 from secateur.system.errors import UserError
 from secateur.system.file_format import FileFormat, NewerVersion
@@ -23,13 +24,17 @@ FORMAT = FileFormat(2, {1: _with_groups})
 """Version 1, of secateur 0.1.0, had the flat keys of its recipes."""
 
 
-def retention(score: float, teacher: float, constant: float | None, greater_is_better: bool) -> float | None:
+def retention(
+    score: float, teacher: float, constant: float | None, greater_is_better: bool, error: float | None = None
+) -> float | None:
     """A score over the teacher's.
 
-    None where less of the metric is better, or where the teacher is no better than a constant prediction, whose score
-    counts as 0 if there is none.
+    None where less of the metric is better, or where the teacher is no better than a constant prediction.
+
+    Args:
+        error: the standard error of a score on these rows, as for `chance.better_than`.
     """
-    return score / teacher if greater_is_better and teacher > (constant or 0.0) else None
+    return score / teacher if greater_is_better and better_than(constant, teacher, error) else None
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,9 @@ class Report:
             which they were scored.
         goal: for a run that has chosen its density by a part of the teacher's score: that part under `keep_score`, the
             `density`, the `trials` with the score of each and its `standard_error`, the number of held-out training
-            `rows` on which they were scored, the score that they `needed`, and the teacher's score on the validation
-            and the held-out rows under `teacher`. The recipe is that of the density.
+            `rows` on which they were scored, the score that they `needed`, the teacher's score on the validation and
+            the held-out rows under `teacher`, and whether there was `nothing_to_keep`, so that none was tried. The
+            recipe is that of the density.
         depth: for a run that has chosen its number of layers, that number under `layers`, `of` how many, the `trials`
             with the score of each number, and the number of held-out training `rows` on which they were scored.
         ramp: scores of held-out training rows while the density decreased, before recovery: the `metric`, the number of
@@ -154,7 +160,7 @@ class Report:
     def retention(self) -> float | None:
         """The pruned model's score over the teacher's; None where `retention` of a score is."""
         score, teacher = self.scores[self.metric], self.teacher_scores[self.metric]
-        return retention(score, teacher, self.baseline, self.greater_is_better)
+        return retention(score, teacher, self.baseline, self.greater_is_better, self.standard_error)
 
     @property
     def scored_rows(self) -> str:

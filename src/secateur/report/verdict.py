@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from secateur.measure.chance import BY_ERRORS, better_than
 from secateur.report import baselines
 from secateur.report.report import Report
 from secateur.report.size_text import MEGABYTE
@@ -49,9 +50,9 @@ class Verdict:
 def verdict(report: Report) -> Verdict:
     """The verdict on a finished run.
 
-    It did not work if the teacher or the pruned model is no better than a constant prediction, and fell short if the
-    model keeps less of the teacher's score than the recipe expects. Of a metric of which less is better no part is
-    kept: there it fell short if the model is worse than its teacher by more than the standard error.
+    It did not work if the teacher or the pruned model is no better than a constant prediction (`chance.better_than`),
+    and fell short if the model keeps less of the teacher's score than the recipe expects. Of a metric of which less is
+    better no part is kept: there it fell short if the model is worse than its teacher by more than the standard error.
     """
     return replace(_judged(report), simpler=baselines.advice(report))
 
@@ -59,12 +60,11 @@ def verdict(report: Report) -> Verdict:
 def _judged(report: Report) -> Verdict:
     metric, score, teacher = report.metric, report.scores[report.metric], report.teacher_scores[report.metric]
     numbers = f"{metric} {_numbers(report)}"
-    constant = "0" if report.baseline is None else "a constant prediction"
-    if not _better_than_constant(report, teacher):
-        text = f"There was nothing to keep: the teacher is no better than {constant} ({numbers})."
+    if fault := _no_better(report, teacher):
+        text = f"There was nothing to keep: the teacher {fault} ({numbers})."
         return Verdict(False, text, "Give more rows or a better teacher, or train one for longer (teacher_steps).")
-    if not _better_than_constant(report, score):
-        text = f"It did not work: the model is no better than {constant} ({numbers})."
+    if fault := _no_better(report, score):
+        text = f"It did not work: the model {fault} ({numbers})."
         return Verdict(False, text, _advice(report))
     if fault := _fault(report):
         return Verdict(False, f"It fell short: {fault}.", _advice(report))
@@ -73,11 +73,16 @@ def _judged(report: Report) -> Verdict:
     return Verdict(True, f"It worked: {_kept(report)}.", BETTER_TEACHER if better else "")
 
 
-def _better_than_constant(report: Report, score: float) -> bool:
-    """Whether a score is better than a constant prediction's, or, where none is known and more is better, than 0."""
-    if report.greater_is_better:
-        return score > (report.baseline or 0.0)
-    return report.baseline is None or score < report.baseline
+def _no_better(report: Report, score: float) -> str:
+    """That a score is no better than a constant prediction's, in words; empty if it is.
+
+    The standard error of the model's score stands for that of the teacher's, which is of the same rows.
+    """
+    constant, greater = report.baseline, report.greater_is_better
+    if better_than(constant, score, report.standard_error, greater):
+        return ""
+    by = f" {BY_ERRORS}" if better_than(constant, score, None, greater) else ""
+    return f"is no better than {'0' if constant is None else 'a constant prediction'}{by}"
 
 
 def _numbers(report: Report) -> str:
