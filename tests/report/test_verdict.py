@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from made_up_run import REPORT, TARGET
 
+from secateur.report.other_densities import predict, walk_of
 from secateur.report.report import retention
-from secateur.report.report_text import to_markdown
 from secateur.report.verdict import verdict
 
 KNOWN = {"target": TARGET, "unpruned": {"units": 72, "bytes": 90_048_000}}
@@ -60,7 +60,21 @@ def test_a_model_that_is_no_better_than_a_constant_did_not_work():
 def test_a_teacher_that_is_no_better_than_a_constant_has_nothing_to_keep():
     one = judged(0.26, teacher=0.27, baseline=0.276)
     assert not one.worked and one.text.startswith("There was nothing to keep: the teacher is no better")
-    assert "train one for longer" in one.advice
+    assert one.advice == "Give more rows or a better teacher."
+
+
+@pytest.mark.parametrize(
+    ("training", "option"),
+    [
+        ({"teacher_steps": 2000, "teacher_epochs": None}, "--set training.teacher_steps=4000"),
+        ({"teacher_steps": 2000, "teacher_epochs": 1.5}, "--set training.teacher_epochs=3"),
+    ],
+)
+def test_a_teacher_that_was_trained_in_the_run_is_advised_to_be_trained_for_longer(training, option):
+    known = {"teacher": {"steps": 930, "learning_rate": 1e-4}}
+    one = judged(0.26, teacher=0.27, baseline=0.276, known=known, training=training)
+    assert one.advice == f"Give more rows, or train the teacher for longer ({option})."
+    assert f"trained for longer ({option}) may be better" in judged(0.95, known=known, training=training).advice
 
 
 # Chance
@@ -115,15 +129,17 @@ def test_of_data_by_which_nothing_can_be_learned_almost_no_run_is_said_to_have_w
 @pytest.mark.parametrize(
     ("target", "advice"),
     [
-        ({"density": 0.8}, "a higher density (--density 1)"),
+        ({"density": 0.5}, "a higher density (--density 0.75)"),
+        ({"density": 0.8}, "a higher density (--density 0.9)"),
+        ({"density": 0.44}, "a higher density (--density 0.72)"),
         ({**AMOUNTS, "size": 5_000_000}, "a larger file (--size 10MB)"),
-        ({**AMOUNTS, "size": 55_000_000}, "a larger file (--size 90.04MB)"),
+        ({**AMOUNTS, "size": 55_000_000}, "a larger file (--size 72.52MB)"),
         ({**AMOUNTS, "latency": 5.0}, "more time (--latency 10ms)"),
-        ({**AMOUNTS, "latency": 12.0}, "more time (--latency 18.18ms)"),
+        ({**AMOUNTS, "latency": 12.0}, "more time (--latency 15.09ms)"),
         ({"density": None, "latency": None, "speedup": 10.0}, "a smaller speed-up (--speedup 5)"),
         ({"density": None, "latency": None, "speedup": 1.5}, "a smaller speed-up (--speedup 1.1)"),
         ({"density": None, "latency": None, "speedup": None, "keep": 12}, "more units (--keep 24)"),
-        ({**AMOUNTS, "keep": 48}, "more units (--keep 72)"),
+        ({**AMOUNTS, "keep": 48}, "more units (--keep 60)"),
     ],
 )
 def test_the_advice_is_of_the_kind_of_the_target(target, advice):
@@ -134,13 +150,15 @@ def test_the_advice_is_of_the_kind_of_the_target(target, advice):
     "target",
     [
         {"density": 1.0},
+        {"density": 0.99},
         {**AMOUNTS, "speedup": 1.1},
         {**AMOUNTS, "latency": 18.5},
         {**AMOUNTS, "size": 90_048_000},
         {**AMOUNTS, "keep": 72},
+        {**AMOUNTS, "keep": 71},
     ],
 )
-def test_no_more_is_advised_than_there_is(target):
+def test_what_keeps_all_there_is_is_not_advised(target):
     advice = judged(0.6, target=target, known=KNOWN, training={"epochs": 6.0}).advice
     assert advice == "Try more steps (--epochs 12), or another method."
 
@@ -163,8 +181,24 @@ def test_no_number_is_advised_that_the_layers_asked_for_may_not_have():
     assert "(--density 0.6)" in judged(0.6, target=target, known={"depth": {"layers": 6}}).advice
 
 
-def test_the_report_says_it_first():
-    assert to_markdown(REPORT).splitlines()[4].startswith("It worked: the model keeps 97.0%")
+def test_a_density_is_advised_with_the_score_to_expect_there():
+    points = [{"density": at, "score": 0.9 - 0.03 / at, "standard_error": 0.01} for at in (0.4, 0.2, 0.1, 0.05)]
+    ramp = {"points": points, "teacher": 0.92, "reach": (0.01, 1.0), "rows": 200, "metric": "accuracy"}
+    report = replace(REPORT, ramp=ramp, scores={"accuracy": 0.8}, baseline=0.5)
+    (expected,) = predict(walk_of(report), [0.1])
+    assert 0.8 < expected.score < 0.9
+    assert f"a higher density (--density 0.1, expected accuracy {expected.score:.3f})," in verdict(report).advice
+    chosen = replace(report, goal={"keep_score": 0.97, "density": 0.05})
+    said = f"(--density 0.1 in place of --keep-score, expected accuracy {expected.score:.3f})"
+    assert said in verdict(chosen).advice
+    other = replace(report, recipe=report.recipe | {"target": {**AMOUNTS, "keep": 12}}, unpruned={"units": 72})
+    assert "more units (--keep 24)," in verdict(other).advice
+
+
+def test_a_longer_run_is_advised_by_the_option_that_the_run_was_given():
+    """A run of a number of minutes has the steps that it decided on in its recipe."""
+    known = {"length": {"minutes": 7.5, "steps": 1200}}
+    assert "more steps (--minutes 15)" in judged(0.6, known=known, training={"steps": 1200}).advice
 
 
 # A score of which less is better
