@@ -86,6 +86,14 @@ def test_names_that_the_recipe_gives_take_the_place_of_folders(finished):
     assert "- base model: `org/bert`, licence apache-2.0" in text and "- data: `org/reviews`, " in text
 
 
+def test_the_card_says_whether_the_run_worked_before_its_numbers(finished):
+    folder, report = finished
+    lost = replace(report, teacher_scores={"accuracy": 0.9}, scores={"accuracy": 0.6}, baseline=0.5)
+    text = card(replace(lost, standard_error=0.01), load(folder / "model"))
+    assert "\n\n**It fell short: the model keeps 66.7% of the teacher's accuracy" in text.partition("## Numbers")[0]
+    assert text.index("It fell short") < text.index("accuracy 0.9000 -> 0.6000")
+
+
 def test_a_card_is_published_under_another_name_than_the_recipe_gave(finished, tmp_path):
     folder, report = finished
     model = shutil.copytree(folder / "model", tmp_path / "model")

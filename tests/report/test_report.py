@@ -67,7 +67,7 @@ def test_a_score_of_which_less_is_better_has_no_retention_and_says_so_in_its_fil
 
 def test_markdown_has_numbers_structure_and_protocol():
     lines = to_markdown(REPORT).splitlines()
-    assert lines[0] == "# 97.0% of the accuracy, 2.5x faster, 1.9x smaller"
+    assert lines[0] == "# It worked: 97.0% of the accuracy, 2.5x faster, 1.9x smaller"
     assert lines[2] == "m on d: grain at density 0.05"
     assert "| accuracy | 0.9000 | 0.8730 |" in lines
     assert "| 0 | 2/4 | 3/32 | 5/32 | 7/48 |  |" in lines

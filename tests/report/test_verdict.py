@@ -8,7 +8,11 @@ from made_up_run import REPORT, TARGET
 
 from secateur.report.other_densities import predict, walk_of
 from secateur.report.report import retention
-from secateur.report.verdict import verdict
+from secateur.report.report_text import to_markdown
+from secateur.report.run_log import RunLog
+from secateur.report.run_page import to_html
+from secateur.report.size_text import outcome
+from secateur.report.verdict import result_line, verdict
 
 KNOWN = {"target": TARGET, "unpruned": {"units": 72, "bytes": 90_048_000}}
 AMOUNTS = dict.fromkeys(("density", "size", "latency", "speedup"))
@@ -199,6 +203,17 @@ def test_a_longer_run_is_advised_by_the_option_that_the_run_was_given():
     """A run of a number of minutes has the steps that it decided on in its recipe."""
     known = {"length": {"minutes": 7.5, "steps": 1200}}
     assert "more steps (--minutes 15)" in judged(0.6, known=known, training={"steps": 1200}).advice
+
+
+@pytest.mark.parametrize(
+    ("score", "words"), [(0.873, "It worked: "), (0.81, "It fell short: "), (0.5, "It did not work: ")]
+)
+def test_what_came_out_begins_with_whether_it_worked(score, words):
+    report = replace(REPORT, scores={"accuracy": score}, baseline=0.5)
+    assert result_line(report) == f"{words}{outcome(report)}"
+    assert to_markdown(report).splitlines()[0] == f"# {words}{outcome(report)}"
+    assert to_markdown(report).splitlines()[4].startswith(words)
+    assert f"<h1>{words}" in to_html(report, RunLog((), None, None, 0))
 
 
 # A score of which less is better

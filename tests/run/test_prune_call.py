@@ -1,6 +1,8 @@
 """`secateur.prune` runs the recipe that the command runs, and its result shows the numbers of the report."""
 
 import re
+from dataclasses import replace
+from html import escape
 
 import pytest
 from made_up_run import REPORT
@@ -48,7 +50,13 @@ def test_options_that_are_not_known_and_several_densities_are_refused(asked, tmp
 
 def test_a_result_shows_itself(tmp_path):
     result = PruneResult(tmp_path / "<run>", REPORT)
-    assert repr(result) == f"PruneResult(97.0% of the accuracy, 2.5x faster, 1.9x smaller; {tmp_path / '<run>'})"
+    assert (
+        repr(result)
+        == f"PruneResult(It worked: 97.0% of the accuracy, 2.5x faster, 1.9x smaller; {tmp_path / '<run>'})"
+    )
     page = result._repr_html_()
-    assert "<run>" not in page and "&lt;run&gt;" in page and "97.0% of the accuracy" in page
+    assert "<run>" not in page and "&lt;run&gt;" in page and "<h4>It worked: 97.0% of the accuracy" in page
     assert re.findall("<td>(.*?)</td>", page)[:3] == ["accuracy", "0.9000", "0.8730"]
+    assert result.verdict.worked and escape(str(result.verdict)) in page
+    lost = PruneResult(tmp_path, replace(REPORT, scores={"accuracy": 0.8}))
+    assert not lost.verdict.worked and repr(lost).startswith("PruneResult(It fell short: 88.9% of the accuracy")

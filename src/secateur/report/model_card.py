@@ -20,6 +20,7 @@ from secateur.report.names import shown
 from secateur.report.report import Report
 from secateur.report.report_text import footnotes, score_table, target_text
 from secateur.report.size_text import headline
+from secateur.report.verdict import verdict
 from secateur.surgery.auto_classes import auto_class_of
 from secateur.tasks import TASKS
 from secateur.tasks.splits import hub_source
@@ -106,7 +107,7 @@ def _summary(report: Report) -> str:
         f"`{_base_model(report)}`, fine-tuned for `{_data(report)}` and pruned to "
         f"{report.density['prunable']:.1%} of the prunable parameters of its layers by structured pruning with "
         f"distillation (method `{recipe['method']['name']}`, target {target_text(report)}). It is an ordinary "
-        f"checkpoint with smaller tensors.\n\n**{headline(report)}**"
+        f"checkpoint with smaller tensors.\n\n**{verdict(report).text}**\n\n**{headline(report)}**"
     )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from secateur.report import baselines, classes_section, markdown, other_densities_section
 from secateur.report.names import shown
 from secateur.report.report import Report
-from secateur.report.size_text import headline, megabytes, outcome, parts_note, times_smaller
-from secateur.report.verdict import verdict
+from secateur.report.size_text import headline, megabytes, parts_note, times_smaller
+from secateur.report.verdict import result_line, verdict
 from secateur.system.quantities import measured_dtype, quantity, timed_part
 
 COLUMNS = ("layer", "heads", "qk", "vo", "ffn", "hidden")
@@ -234,7 +234,7 @@ def _conditions(protocol: Mapping[str, Any]) -> str:
 def to_markdown(report: Report) -> str:
     """The table of scores, the table of kept units, and the footnotes."""
     lines = [
-        f"# {outcome(report)}",
+        f"# {result_line(report)}",
         "",
         f"{subject(report)}: {title(report)}",
         "",

@@ -42,8 +42,8 @@ from secateur.report.report_text import (
     to_markdown,
 )
 from secateur.report.run_log import RunLog, read
-from secateur.report.size_text import largest_shape, megabytes, outcome, parts_note, size_change
-from secateur.report.verdict import verdict
+from secateur.report.size_text import largest_shape, megabytes, parts_note, size_change
+from secateur.report.verdict import result_line, verdict
 from secateur.system.errors import UserError
 from secateur.tasks.origin import rows_of
 
@@ -78,7 +78,7 @@ def to_html(report: Report, log: RunLog) -> str:
     ]
     load = Section("To load it", [Preformatted(LOADING)])
     sections = [_result(report), *(section for section in optional if section.contents), load, _origin(report)]
-    return html.render(outcome(report), sections, f"{subject(report)}: {title(report)}")
+    return html.render(result_line(report), sections, f"{subject(report)}: {title(report)}")
 
 
 def _result(report: Report) -> Section:

@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 
 from secateur.report.report import Report
 from secateur.report.report_text import score_table
-from secateur.report.size_text import outcome
-from secateur.report.verdict import verdict
+from secateur.report.verdict import Verdict, result_line, verdict
 from secateur.run.job import run_job
 from secateur.run.progress_bars import ProgressBars
 from secateur.run.recipe import COMMAND_LINE, KEYS, make
@@ -45,16 +44,21 @@ class PruneResult:
         """Name -> score, on rows that it was not trained on."""
         return self.report.scores
 
+    @property
+    def verdict(self) -> Verdict:
+        """Whether it worked (`verdict.worked`), in words, and what to try if it did not; `str` gives it all."""
+        return verdict(self.report)
+
     def __repr__(self) -> str:
-        return f"PruneResult({outcome(self.report)}; {self.folder})"
+        return f"PruneResult({result_line(self.report)}; {self.folder})"
 
     def _repr_html_(self) -> str:
         """The outcome, the numbers beside those of the teacher, and the verdict."""
         head = "".join(f"<th>{name}</th>" for name in ("", "teacher", "pruned"))
         cells = [[f"<td>{escape(cell)}</td>" for cell in row] for row in score_table(self.report)]
         rows = "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
-        lines = f"<p>{escape(str(verdict(self.report)))}</p><p><code>{escape(str(self.folder))}</code></p>"
-        return f"<h4>{escape(outcome(self.report))}</h4><table><tr>{head}</tr>{rows}</table>{lines}"
+        lines = f"<p>{escape(str(self.verdict))}</p><p><code>{escape(str(self.folder))}</code></p>"
+        return f"<h4>{escape(result_line(self.report))}</h4><table><tr>{head}</tr>{rows}</table>{lines}"
 
 
 def prune(
@@ -88,6 +92,7 @@ def prune(
     Raises:
         UserError: an option is not known, or anything else that the user can fix; several densities are given, of which
             the command makes a model each.
+        NothingToKeep: a teacher that is trained here is no better than a constant prediction; it is a `UserError`.
     """
     values = {"model": str(model), "data.source": str(data), **(recipe or {})}
     wanted = make(values | {_key(name): value for name, value in options.items()}, COMMAND_LINE)
