@@ -19,12 +19,14 @@ from secateur.run import pipeline, recipe, trials
 from secateur.run.post_training import cut_without_training
 from secateur.run.recipe_groups import MethodRecipe
 from secateur.run.recipe_target import TargetRecipe
-from secateur.run.score_goal import LADDER, ScoreGoal, most_trials, recipes_to_try, smallest
+from secateur.run.score_goal import LADDER, ScoreGoal, TeacherScore, most_trials, recipes_to_try, smallest
 from secateur.surgery.checkpoint import load
 from secateur.system.errors import UserError
 from secateur.tasks.classification import Classification
 
-GOAL = ScoreGoal(0.97, trial=1.0, validation=0.9, held_out=0.95, constant=0.5)
+GOAL = ScoreGoal(
+    0.97, trial=1.0, validation=TeacherScore(0.9, 0.01, constant=0.5), held_out=TeacherScore(0.95, 0.01, constant=0.6)
+)
 
 
 @pytest.mark.parametrize("least", [None, *LADDER])
@@ -54,20 +56,25 @@ def test_the_ladder_goes_down_by_about_a_third():
 def test_a_trial_keeps_the_part_of_the_lower_score_of_the_teacher_by_its_standard_error(score, error, kept):
     assert GOAL.needed == pytest.approx(0.873)
     assert GOAL.kept_by({"score": score, "standard_error": error}) is kept
-    assert replace(GOAL, validation=0.98).needed == pytest.approx(0.97 * 0.95)
+    assert replace(GOAL, validation=TeacherScore(0.98, 0.01, 0.5)).needed == pytest.approx(0.97 * 0.95)
     assert replace(GOAL, trial=1 / 8).needed == pytest.approx(
         0.97**2 * 0.9
     )  # which recovers over an eighth of the steps
 
 
-def test_a_trial_that_is_no_better_than_a_constant_keeps_nothing():
-    assert not replace(GOAL, part=0.5).kept_by({"score": 0.5, "standard_error": None})
+def test_a_trial_that_is_no_better_than_a_constant_of_its_rows_keeps_nothing():
+    half = replace(GOAL, part=0.5)
+    assert half.needed == 0.45 and not half.kept_by({"score": 0.6, "standard_error": None})
+    assert half.kept_by({"score": 0.63, "standard_error": 0.01})
+    assert not half.kept_by({"score": 0.63, "standard_error": 0.02})
 
 
-@pytest.mark.parametrize(("teacher", "constant"), [(0.5, 0.5), (0.0, None), (-0.1, 0.0)])
-def test_a_teacher_without_a_score_to_keep_is_refused(teacher, constant):
-    with pytest.raises(UserError, match=r"no better than .* so that there is no score to keep"):
-        replace(GOAL, validation=teacher, constant=constant).check("accuracy")
+def test_each_score_of_the_teacher_is_compared_with_a_constant_of_its_own_rows():
+    """The lower score is of balanced rows, and the commonest class of the others has more."""
+    assert TeacherScore(0.85, 0.01, constant=0.5).is_worth_keeping
+    assert TeacherScore(0.97, 0.01, constant=0.9).is_worth_keeping
+    assert not TeacherScore(0.91, 0.01, constant=0.9).is_worth_keeping
+    assert not TeacherScore(0.0, None, constant=None).is_worth_keeping
 
 
 def values_of(folder, **changed):
@@ -219,6 +226,21 @@ def test_what_cannot_be_kept_is_refused(world, tmp_path, monkeypatch, changed, g
     with pytest.raises(UserError, match=message):
         pipeline.run(recipe.make(values), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_where_there_is_nothing_to_keep_no_density_is_tried(world, tmp_path, monkeypatch):
+    """The user goes on with the teacher; the end is the verdict, and the exit code that of a goal that is missed."""
+    monkeypatch.setattr(Classification, "baseline", lambda *arguments: 1.0)
+    words = [
+        f"--set={key}={json.dumps(value)}" for key, value in values_of(world).items() if key not in ("model", "data")
+    ]
+    named = ("prune", world / "model", "--data", world / "data.csv", "--output", tmp_path / "run", "--json")
+    result = CliRunner().invoke(app.app, [*map(str, named), *words, "--set=distillation.check_teacher=false"])
+    assert result.exit_code == errors.GOAL_MISSED, result.output
+    shown = json.loads(result.stdout)
+    assert shown["verdict"]["text"].startswith("There was nothing to keep: the teacher is no better than a constant")
+    assert shown["goal"]["density"] == 0.5 and "trials" not in shown["goal"]
+    assert "untried: the teacher is no better than" in goal_sentence(shown["goal"], "accuracy")
 
 
 def test_a_cut_without_training_keeps_no_score():

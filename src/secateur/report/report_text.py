@@ -170,6 +170,8 @@ def goal_sentence(goal: Mapping[str, Any], metric: str) -> str:
     """The density that was chosen to keep a part of the score, and why, without a full stop."""
     asked = f"{100 * goal['keep_score']:g}% of the teacher's {metric}"
     tried, teacher = goal.get("trials", []), goal["teacher"]
+    if goal.get("nothing_to_keep"):
+        return f"density {goal['density']:g}, untried: the teacher is no better than a constant prediction"
     if not tried:
         return f"density {goal['density']:g}, to keep {asked}: no other density to choose from can be reached"
     chosen = f"density {goal['density']:g} is the smallest that is expected to keep {asked}, by short trials"

@@ -17,6 +17,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from secateur.measure.chance import better_than
 from secateur.run.recipe import Recipe
 from secateur.run.run_rounds import changed, is_open, total_layers, with_layers
 from secateur.run.target import layers_to_try, new_method, space_of
@@ -35,56 +36,61 @@ RESULTS.md), which are powers of 0.44 and 0.34.
 
 
 @dataclass(frozen=True)
+class TeacherScore:
+    """The teacher's main score on some rows.
+
+    Attributes:
+        error: its standard error; None where it is not known.
+        constant: the score of the best constant prediction for these rows; None where none compares.
+    """
+
+    score: float
+    error: float | None
+    constant: float | None
+
+    @property
+    def is_worth_keeping(self) -> bool:
+        """Whether it is better than a constant prediction."""
+        return better_than(self.constant, self.score, self.error)
+
+
+@dataclass(frozen=True)
 class ScoreGoal:
     """The score that a model has to keep.
 
     Attributes:
         part: of the teacher's score.
         trial: fraction of the steps of the run that a trial has.
-        validation, held_out: the teacher's main score on the rows of each.
-        constant: that of the best constant prediction for the held-out rows; None where none compares.
+        validation, held_out: the teacher on the rows of each.
     """
 
     part: float
     trial: float
-    validation: float
-    held_out: float
-    constant: float | None
+    validation: TeacherScore
+    held_out: TeacherScore
 
     @property
     def teacher(self) -> float:
         """The score of which a part is to be kept."""
-        return min(self.validation, self.held_out)
+        return min(self.validation.score, self.held_out.score)
 
     @property
     def needed(self) -> float:
         """The score that a trial has to reach on the held-out rows."""
         return float(self.teacher * self.part ** (self.trial**-GAIN))
 
-    def check(self, metric: str) -> None:
-        """Refuse a teacher with nothing to keep.
-
-        Raises:
-            UserError: it is no better than a constant prediction, or than 0.
-        """
-        if self.teacher <= (self.constant or 0.0):
-            raise UserError(
-                f"the teacher has {metric} {self.teacher:.3f}, no better than {self.constant or 0.0:.3f}, which a "
-                "constant prediction has, so that there is no score to keep: give a better teacher, or train one for "
-                "longer"
-            )
-
     def kept_by(self, trial: dict[str, Any]) -> bool:
         """Whether a trial reached the score, by its standard error, and is better than a constant prediction."""
         surely = trial[SCORE] - (trial[ERROR] or 0.0)
-        return surely >= self.needed and (self.constant is None or trial[SCORE] > self.constant)
+        return surely >= self.needed and better_than(self.held_out.constant, trial[SCORE], trial[ERROR])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return {
             "keep_score": self.part,
             "needed": self.needed,
-            "teacher": {"validation": self.validation, "held_out": self.held_out},
+            "nothing_to_keep": not self.validation.is_worth_keeping,
+            "teacher": {"validation": self.validation.score, "held_out": self.held_out.score},
         }
 
 

@@ -17,6 +17,7 @@ from secateur.run.recipe import Recipe
 from secateur.run.records import DENSITY
 from secateur.run.score_goal import (
     ScoreGoal,
+    TeacherScore,
     leaves_density_open,
     recipes_to_try,
     smallest,
@@ -40,15 +41,14 @@ def done(context: Context) -> bool:
 def run(context: Context) -> None:
     """Try densities, and write the choice. All processes must call it.
 
-    Raises:
-        UserError: the teacher has no score to keep.
+    Where the teacher has no score to keep on the validation rows, nothing is tried: the largest density is taken.
     """
     with context.accounting.stage("density") as stopwatch:
         trials = Trials.of(context, QUESTION, stopwatch)
         goal = _goal(trials)
-        goal.check(context.data.task.of_training_rows().metric)
         recipes = processes.where_whole(lambda: recipes_to_try(context.recipe, new_student(context, trials.teacher)))
-        chosen = smallest([*recipes], partial(_keeps, trials, goal, recipes))
+        worth = goal.validation.is_worth_keeping
+        chosen = smallest([*recipes], partial(_keeps, trials, goal, recipes)) if worth else max(recipes)
     processes.on_main(partial(_decide, context, goal, chosen))
 
 
@@ -67,13 +67,15 @@ def reported(context: Context) -> dict[str, Any] | None:
 
 def _goal(trials: Trials) -> ScoreGoal:
     context, task = trials.context, trials.context.data.task
-    held_out, _ = trials.score(trials.teacher)
-    if task.of_training_rows().metric == task.metric:
-        validation = teacher_scores(context, load_teacher(context.whole))[task.metric]
-    else:
-        validation = held_out  # a score of another kind sets no goal
+    score, error = trials.score(trials.teacher)
+    held_out = TeacherScore(score, error, task.baseline(trials.held_out))
     part, trial = context.recipe.target.keep_score or 0.0, context.recipe.method.trial
-    return ScoreGoal(part, trial, validation, held_out, constant=task.baseline(trials.held_out))
+    if task.of_training_rows().metric != task.metric:  # a score of another kind sets no goal
+        return ScoreGoal(part, trial, held_out, held_out)
+    found = teacher_scores(context, load_teacher(context.whole))[task.metric]
+    constant = task.baseline(context.data.whole.validation_rows)
+    validation = TeacherScore(found, None, constant)  # by its error it was checked before it was the teacher
+    return ScoreGoal(part, trial, validation, held_out)
 
 
 def _keeps(trials: Trials, goal: ScoreGoal, recipes: Mapping[float, Recipe], density: float) -> bool:
@@ -82,5 +84,6 @@ def _keeps(trials: Trials, goal: ScoreGoal, recipes: Mapping[float, Recipe], den
 
 
 def _decide(context: Context, goal: ScoreGoal, density: float) -> None:
-    log.info("density %g is chosen, to keep %g%% of the teacher's score", density, 100 * goal.part)
+    untried = "" if goal.validation.is_worth_keeping else ", untried, because the teacher has none"
+    log.info("density %g is chosen, to keep %g%% of the teacher's score%s", density, 100 * goal.part, untried)
     QUESTION.write(context.folder, goal.to_dict() | {QUESTION.key: density})
