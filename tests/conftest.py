@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from secateur.cli import app
 from secateur.report import charts, svg
-from secateur.run import outlook
-from secateur.run.stages import check
+from secateur.run import outlook, teacher_check
+from secateur.run.stages import check, teacher
 
 HERE = Path(__file__).parent
 LONG = (
@@ -69,10 +69,18 @@ def same_random_numbers():
 
 @pytest.fixture(scope="session", autouse=True)
 def random_teachers():
-    """Let the random models of the tests be teachers: only tests/run/test_teacher_check.py checks their scores."""
+    """Let the random models of the tests be teachers; a test that checks their scores asks for `checked_teachers`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(check, "check_score", lambda context, teacher: None)
+        patch.setattr(teacher, "check_trained", lambda context, teacher: None)
         yield
+
+
+@pytest.fixture
+def checked_teachers(monkeypatch):
+    """The checks of the scores of teachers, as they are."""
+    monkeypatch.setattr(check, "check_score", teacher_check.check_score)
+    monkeypatch.setattr(teacher, "check_trained", teacher_check.check_trained)
 
 
 @pytest.fixture(scope="session", autouse=True)

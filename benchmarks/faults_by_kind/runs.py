@@ -27,6 +27,9 @@ from secateur.cli import app
 from secateur.run import pipeline, recipe
 from secateur.system.errors import UserError
 
+SHORT = {"training.epochs": 2, "training.checkpoints": 4, "distillation.check_teacher": False}
+"""A run of a teacher that is hardly trained."""
+
 
 @contextmanager
 def _disk(place: Path, kilobytes: int) -> Iterator[Path]:
@@ -48,7 +51,7 @@ def _prune(root: Path, run: Path) -> tuple[int, str]:
 def job(root: Path, **values: Any) -> Path:
     """Do a small run that trains a teacher, without a fault; its folder is what others are compared with."""
     model, data = write_model(root / "encoder"), write_data(root / "data.csv")
-    wanted = recipe.make(recipe_values(model, data) | {"training.epochs": 2, "training.checkpoints": 4} | values)
+    wanted = recipe.make(recipe_values(model, data) | SHORT | values)
     (root / "recipe.yaml").write_text(wanted.to_yaml(), encoding="utf-8")
     pipeline.run(wanted, root / "whole")
     return root / "whole"

@@ -98,17 +98,26 @@ def test_prune_does_the_whole_job_and_shows_the_table(secateur, world, tmp_path)
     assert "prune: " in result.stderr and "recover: " in result.stderr
 
 
-def test_a_run_on_random_labels_ends_with_the_verdict_that_says_so(secateur, world, tmp_path):
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_run_on_random_labels_ends_with_the_verdict_that_says_so(secateur, world, tmp_path, checked_teachers, seed):
     """Nothing can be learned: no score is taken for a success, and nothing is said to be retained."""
-    coin = random.Random(0)
+    coin = random.Random(seed)
     texts = [" ".join(coin.choices(["fine", "bad", "good", "dull", "film", "book"], k=6)) for _ in range(200)]
-    rows = [f"{text},{coin.choice(['no', 'no', 'yes'])}" for text in texts]
+    rows = [f"{text},{coin.choice(['no', 'yes'])}" for text in texts]
     (tmp_path / "random.csv").write_text("\n".join(["text,label", *rows]) + "\n")
     words = ("--set", "measurement.shapes=[]", "--epochs", 1, "--batch-size", 32, "--max-length", 24)
-    shown = secateur(
+    command = (
         *("prune", world / "encoder", "--data", tmp_path / "random.csv", "--density", 0.4, *words),
         *("--set", "training.teacher_epochs=1", "--output", tmp_path / "run"),
     )
+    ended = secateur(*command)
+    assert (ended.exit_code, ended.stdout) == (3, "")
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("There was nothing to keep: the teacher has accuracy 0.") and "no better than 0." in last
+    assert "(give --set training.teacher_epochs=2)" in last and "--set distillation.check_teacher=false" in last
+    if seed:
+        return
+    shown = secateur(*command, "--set", "distillation.check_teacher=false")
     assert shown.exit_code == 0, shown.output
     summary, _, last = shown.stdout.split("\n\n")[-1].partition("\n")
     assert "accuracy" in summary

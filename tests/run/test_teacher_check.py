@@ -1,19 +1,19 @@
 """A teacher is checked before anything is distilled from it: its tokens, its labels, and its score."""
 
 import json
-import logging
 
 import pytest
+from safetensors.torch import load_file
 from small_world import config, recipe_values, write_data, write_model
 from transformers import BertForTokenClassification
 
-from secateur.run import pipeline, recipe, teacher_check
+from secateur.run import density_sweep, pipeline, recipe, teacher_check
 from secateur.run.context import Context
+from secateur.run.job import run_job
 from secateur.run.models import named_teacher
 from secateur.run.run_data import RunData
-from secateur.run.stages import check
 from secateur.surgery import opening
-from secateur.system.errors import MissingPackage, UserError
+from secateur.system.errors import MissingPackage, NothingToKeep, UserError
 
 
 @pytest.fixture
@@ -27,12 +27,20 @@ def context(values, folder):
     return Context(wanted, folder, RunData(wanted))
 
 
-def scored(monkeypatch, accuracy):
-    monkeypatch.setattr(teacher_check, "scores", lambda model, task, rows, words: {"accuracy": accuracy})
+@pytest.fixture
+def untrained(values, tmp_path):
+    """A recipe that trains its teacher first."""
+    return values | {"model": write_model(tmp_path / "encoder")}
 
 
-def test_a_teacher_that_is_no_better_than_the_commonest_class_is_refused(values, tmp_path, monkeypatch):
-    monkeypatch.setattr(check, "check_score", teacher_check.check_score)  # other tests have random teachers
+def scored(monkeypatch, accuracy, error=None):
+    found = {"accuracy": accuracy}, error
+    monkeypatch.setattr(teacher_check, "scores_with_error", lambda model, task, rows, words: found)
+
+
+def test_a_teacher_that_is_no_better_than_the_commonest_class_is_refused(
+    values, tmp_path, monkeypatch, checked_teachers
+):
     scored(monkeypatch, 0.5)
     with pytest.raises(
         UserError, match=r"has accuracy 0\.500 on 4 rows split off from training, no better than 0\.500.*--labels"
@@ -42,26 +50,83 @@ def test_a_teacher_that_is_no_better_than_the_commonest_class_is_refused(values,
 
 
 def test_a_better_teacher_and_a_switched_off_check_are_accepted(values, tmp_path, monkeypatch):
-    scored(monkeypatch, 0.75)
+    scored(monkeypatch, 0.75, 0.1)
     run = context(values, tmp_path / "run")
     teacher_check.check_score(run, named_teacher(run))
+    scored(monkeypatch, 0.75, 0.125)
+    with pytest.raises(UserError, match=r"no better than 0\.500, .* by two standard errors of 0\.125: give a teacher"):
+        teacher_check.check_score(run, named_teacher(run))
     scored(monkeypatch, 0.0)
     teacher_check.check_score(context(values | {"distillation.check_teacher": False}, tmp_path / "run"), None)
 
 
-def test_a_bad_teacher_that_was_trained_here_is_warned_of(values, tmp_path, monkeypatch, caplog):
+def stopped(values, folder):
+    """What a run says that ends with its teacher."""
+    with pytest.raises(NothingToKeep) as end:
+        run_job(recipe.make(values), folder)
+    assert not {"teacher", "cache", "prune"} & {path.name for path in folder.iterdir()}
+    return str(end.value)
+
+
+def trainings(folder):
+    """The numbers of steps of the trainings of a teacher so far, one after the other."""
+    logged = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line["of"] for line in logged if line["stage"] == "teacher-training" and "train_runtime" in line]
+
+
+def test_a_teacher_that_was_trained_here_and_is_no_better_does_not_teach(
+    untrained, tmp_path, monkeypatch, checked_teachers
+):
     scored(monkeypatch, 0.5)
-    run = context(values, tmp_path / "run")
-    with caplog.at_level(logging.WARNING, "secateur"):
-        teacher_check.warn_of_score(run, named_teacher(run))
-    assert "no better than 0.500" in caplog.text and "teacher_epochs" in caplog.text
+    said = stopped(untrained, tmp_path / "run")
+    assert said.startswith(
+        "There was nothing to keep: the teacher has accuracy 0.500 on 4 rows split off from training"
+    )
+    for part in ("no better than 0.500", "training.teacher_epochs: 2", "distillation.check_teacher: false"):
+        assert part in said
+    assert stopped(untrained, tmp_path / "run") == said
+    assert trainings(tmp_path / "run") == [9], "it is not trained again"
+    with pytest.raises(UserError, match=r"another recipe \(it differs in training\.epochs\)"):
+        pipeline.run(recipe.make(untrained | {"training.epochs": 2}), tmp_path / "run")
+
+
+def test_a_run_that_ended_with_its_teacher_goes_on_with_a_longer_training_of_it(
+    untrained, tmp_path, monkeypatch, checked_teachers
+):
+    scored(monkeypatch, 0.5)
+    stopped(untrained, tmp_path / "run")
+    longer = untrained | {"training.teacher_epochs": 2}
+    stopped(longer, tmp_path / "run")
+    assert trainings(tmp_path / "run") == [9, 18]
+    scored(monkeypatch, 0.75)
+    report = pipeline.run(recipe.make(longer), tmp_path / "run")
+    assert trainings(tmp_path / "run") == [9, 18] and report.teacher["steps"] == 18
+    assert recipe.read(tmp_path / "run" / "recipe.yaml", {}) == recipe.make(longer)
+    assert not (tmp_path / "run" / "teacher-unchecked").exists()
+    with pytest.raises(UserError, match=r"another recipe \(it differs in training\.teacher_epochs\)"):
+        pipeline.run(recipe.make(untrained), tmp_path / "run")
+
+
+def test_a_run_that_ended_with_its_teacher_goes_on_with_it_if_it_is_told_to(
+    untrained, tmp_path, monkeypatch, checked_teachers
+):
+    scored(monkeypatch, 0.5)
+    several = untrained | {"target.density": [0.5, 0.3]}
+    stopped(several, tmp_path / "run")
+    trained = load_file(tmp_path / "run" / "teacher-unchecked" / "model.safetensors")
+    reports = density_sweep.sweep(recipe.make(several | {"distillation.check_teacher": False}), tmp_path / "run")
+    assert len(reports) == 2 and trainings(tmp_path / "run" / "0.3") == [9]
+    taught = load_file(tmp_path / "run" / "teacher" / "model.safetensors")
+    assert all(bool((taught[name] == trained[name]).all()) for name in trained)
 
 
 def test_rows_are_sampled_where_there_are_many(values, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(teacher_check, "ROWS", 3)
     monkeypatch.setattr(
-        teacher_check, "scores", lambda model, task, rows, words: seen.append(len(rows)) or {"accuracy": 1}
+        teacher_check,
+        "scores_with_error",
+        lambda model, task, rows, words: seen.append(len(rows)) or ({"accuracy": 1}, None),
     )
     run = context(values, tmp_path / "run")
     teacher_check.check_score(run, named_teacher(run))

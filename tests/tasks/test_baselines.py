@@ -9,8 +9,7 @@ from small_world import config, recipe_values, tokenizer, write_questions
 from transformers import BertForQuestionAnswering, BertForTokenClassification
 
 from secateur.measure.evaluation import encoded
-from secateur.run import pipeline, recipe, teacher_check
-from secateur.run.stages import check
+from secateur.run import pipeline, recipe
 from secateur.system.errors import UserError
 from secateur.tasks import TASKS
 from secateur.tasks.questions import Questions
@@ -78,8 +77,7 @@ def random_model(folder, kind, names):
 @pytest.mark.parametrize(
     "tags", [random_tags("B"), random_tags("I"), lambda n: ["D", "N", "V"] if n % 3 else ["N"] * 3]
 )
-def test_a_random_tagger_as_teacher_is_refused_with_its_score(tmp_path, monkeypatch, tags):
-    monkeypatch.setattr(check, "check_score", teacher_check.check_score)  # other tests have random teachers
+def test_a_random_tagger_as_teacher_is_refused_with_its_score(tmp_path, checked_teachers, tags):
     data = sentences(tmp_path / "d.jsonl", tags)
     task = Tokens.from_data(data)
     model = random_model(tmp_path / "model", BertForTokenClassification, task.labels)
@@ -90,8 +88,7 @@ def test_a_random_tagger_as_teacher_is_refused_with_its_score(tmp_path, monkeypa
     assert not (tmp_path / "run").exists()
 
 
-def test_a_random_model_that_answers_questions_is_refused_as_teacher(tmp_path, monkeypatch):
-    monkeypatch.setattr(check, "check_score", teacher_check.check_score)
+def test_a_random_model_that_answers_questions_is_refused_as_teacher(tmp_path, checked_teachers):
     model = random_model(tmp_path / "model", BertForQuestionAnswering, ("a", "b"))
     values = recipe_values(model, write_questions(tmp_path / "d.jsonl")) | {"data.task": "questions"}
     with pytest.raises(UserError, match=r"the teacher has f1 0\.\d+ on .* no better than 0\.\d+"):

@@ -1,8 +1,9 @@
 """The command `secateur`: its general options, and what it prints of an error.
 
 Exit codes: 0 success; 1 `verify` found a difference; 2 a mistake of the user's, reported in one sentence; 3 the model
-keeps less of the score than `prune --keep-score` asked for; 4 an unexpected error; 130 interrupted. Tables, or JSON
-under `--json`, go to stdout; progress, warnings and errors go to stderr.
+keeps less of the score than `prune --keep-score` asked for, or the teacher that a run has trained has none to keep;
+4 an unexpected error; 130 interrupted. Tables, or JSON under `--json`, go to stdout; progress, warnings and errors go
+to stderr.
 
 Nothing here imports torch or transformers: `--help` and `--version` answer at once.
 """
@@ -16,7 +17,7 @@ from typer.core import TyperGroup
 
 from secateur.cli.commands import COMMANDS, USAGE_ERROR, Commands
 from secateur.cli.demo_recipes import installing_demo
-from secateur.cli.errors import UNEXPECTED, explained, unexpected
+from secateur.cli.errors import UNEXPECTED, ended_by
 from secateur.cli.logs import quiet_libraries, show_logs, show_warnings
 from secateur.cli.option_words import in_plain_words
 from secateur.cli.output import show_lines, show_message
@@ -66,9 +67,9 @@ class Verbs(TyperGroup):
             raise in_plain_words(error) from None
         except Exception as error:
             processes.let_main_report()
-            sentence = explained(error)
-            show_message(f"error: {' '.join(sentence.split())}" if sentence else unexpected(error))
-            raise typer.Exit(2 if sentence else UNEXPECTED) from (None if sentence else error)
+            message, code = ended_by(error)
+            show_message(message)
+            raise typer.Exit(code) from (error if code == UNEXPECTED else None)
 
 
 def _prepare(extensions: list[str]) -> None:

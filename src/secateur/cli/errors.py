@@ -16,11 +16,14 @@ import traceback
 from collections.abc import Iterator
 
 from secateur.cli.option_words import in_options
-from secateur.system.errors import InRecipe, UserError
+from secateur.system.errors import InRecipe, NothingToKeep, UserError
 from secateur.system.version import VERSION
 
 GOAL_MISSED = 3
-"""The exit code of a finished run whose model keeps less of the score than `--keep-score` asked for."""
+"""The exit code of a finished run whose model keeps less of the score than `--keep-score` asked for, and of a run that
+ended because its teacher has no score to keep."""
+MISTAKE = 2
+"""The exit code of the user's mistake."""
 UNEXPECTED = 4
 """The exit code of an error that is not the user's mistake."""
 LOCKED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -42,6 +45,14 @@ def explained(error: Exception) -> str | None:
         if number in FULL or _is_failed_write(cause):
             return f"the disk is full ({cause}): free space and repeat the command"
     return None
+
+
+def ended_by(error: Exception) -> tuple[str, int]:
+    """What is printed of an error that ends a command, and the exit code."""
+    if (sentence := explained(error)) is None:
+        return unexpected(error), UNEXPECTED
+    sentence = " ".join(sentence.split())
+    return (sentence, GOAL_MISSED) if isinstance(error, NothingToKeep) else (f"error: {sentence}", MISTAKE)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -12,6 +12,9 @@ from secateur.run.distillation import Distillation
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import RunData
 
+UNCHECKED_TEACHER = "teacher-unchecked"
+"""The folder of a teacher that has been trained, and whose score is not checked yet, or is not worth keeping."""
+
 
 @dataclass(frozen=True)
 class Context:
@@ -60,6 +63,11 @@ class Context:
     def teacher_folder(self) -> Path:
         """The teacher, if it is trained here."""
         return (self.shared or self.folder) / "teacher"
+
+    @property
+    def unchecked_teacher(self) -> Path:
+        """The teacher that is trained here, until its score is checked."""
+        return self.teacher_folder.with_name(UNCHECKED_TEACHER)
 
     @property
     def cache_folder(self) -> Path:

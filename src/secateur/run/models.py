@@ -95,12 +95,17 @@ def load_teacher(context: Context) -> PreTrainedModel:
     """The teacher, in evaluation mode: the named one, or the one that the stage `teacher` has trained."""
     teacher = named_teacher(context)
     if teacher is None:
-        teacher = held_by_main(partial(_trained_here, context))
+        teacher = held_by_main(partial(_trained_here, context, context.teacher_folder))
     return teacher.eval()
 
 
-def _trained_here(context: Context) -> PreTrainedModel:
-    return context.data.with_kept_rows(context.data.task.load_model(context.teacher_folder))
+def unchecked_teacher(context: Context) -> PreTrainedModel:
+    """The teacher that the stage `teacher` has trained, before it is one."""
+    return held_by_main(partial(_trained_here, context, context.unchecked_teacher)).eval()
+
+
+def _trained_here(context: Context, folder: Path) -> PreTrainedModel:
+    return context.data.with_kept_rows(context.data.task.load_model(folder))
 
 
 def load_compact(folder: Path) -> PreTrainedModel:

@@ -77,7 +77,7 @@ class DistillationRecipe(Strict):
     check_teacher: bool = Field(
         True,
         description="refuse a teacher that reads other tokens than the model, or that scores no better than a constant "
-        "prediction",
+        "prediction; a run that has trained it ends there",
     )
     temperature: float = Field(8.0, gt=0, description="temperature of the softmax by which logits are distilled")
     divergence: bool = Field(

@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from secateur.report.recipe_keys import dotted, upgrade
+from secateur.run.context import UNCHECKED_TEACHER
 from secateur.run.recipe import Recipe, keys_of, make
 from secateur.run.records import FORMAT, VERSIONS
 from secateur.system import processes
@@ -22,6 +23,13 @@ from secateur.system.files import atomic_write
 from secateur.system.version import VERSION
 
 LOCK = "lock"
+TEACHER_KEYS = {
+    "training.teacher_epochs",
+    "training.teacher_learning_rate",
+    "training.teacher_steps",
+    "distillation.check_teacher",
+}
+"""What may be changed in the recipe of a run that has ended with a teacher which is no better than a constant."""
 UNCLAIMED = {LOCK, VERSIONS, f"{VERSIONS}.partial", "recipe.yaml.partial", "recipe.partial"}
 """Files that a run of this version or of 0.1.0 may leave if it is killed before it has claimed its folder."""
 
@@ -93,12 +101,14 @@ def check_writable(folder: Path) -> None:
 def claim(folder: Path, recipe: Recipe) -> None:
     """Claim a folder for the run of a recipe; if it holds that run already, the run can be resumed.
 
+    One that has ended with its teacher is resumed with another training of that too.
+
     Raises:
         UserError: it holds a run of another recipe, or something else, and is unchanged; or it cannot be written.
     """
     check_claim(folder, recipe)
     path = folder / "recipe.yaml"
-    if path.is_file():
+    if path.is_file() and not _differences(path, recipe):
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,12 +126,18 @@ def check_claim(folder: Path, recipe: Recipe) -> None:
     """
     path = folder / "recipe.yaml"
     changed = _differences(path, recipe) if path.is_file() else []
-    if changed:
+    open_keys = TEACHER_KEYS if _is_open_to_teachers(folder) else set()
+    if changed := [key for key in changed if key not in open_keys]:
         raise UserError(
             f"{folder} holds a run of another recipe (it differs in {', '.join(changed)}): "
             "choose another output folder, repeat its command to go on, or replace it by --overwrite"
         )
     refuse_foreign(folder)
+
+
+def _is_open_to_teachers(folder: Path) -> bool:
+    """Whether the teacher of a run, or of the several that it is one of, has not been found worth keeping."""
+    return any((place / UNCHECKED_TEACHER).is_dir() for place in (folder, folder.parent))
 
 
 def holds_unfinished(folder: Path, recipe: Recipe) -> bool:

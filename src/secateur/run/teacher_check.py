@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.measure.evaluation import encoded, scores
+from secateur.measure.chance import BY_ERRORS, better_than
+from secateur.measure.evaluation import encoded, scores_with_error
+from secateur.report.verdict import NOTHING_TO_KEEP, longer_teacher
 from secateur.run.context import Context
 from secateur.surgery.opening import tokenizer_if_any
-from secateur.system.errors import UserError
+from secateur.system.errors import NothingToKeep, UserError
 from secateur.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -74,10 +76,19 @@ def check_score(context: Context, teacher: PreTrainedModel) -> None:
         )
 
 
-def warn_of_score(context: Context, teacher: PreTrainedModel) -> None:
-    """As `check_score`, but only log a warning: for a teacher that has been trained here."""
+def check_trained(context: Context, teacher: PreTrainedModel) -> None:
+    """As `check_score`, for a teacher that has been trained here.
+
+    Raises:
+        NothingToKeep: it is no better.
+    """
     if fault := _fault(context, teacher):
-        log.warning("%s: give more rows, or train it for longer (training.teacher_steps, or teacher_epochs)", fault)
+        key, value = longer_teacher(context.recipe.to_dict()["training"])
+        raise NothingToKeep(
+            f"{NOTHING_TO_KEEP}: {fault}, so that nothing was distilled from it: give more rows, repeat the command "
+            f"with a longer training of it (set {key}: {value}) or another rate (training.teacher_learning_rate), or "
+            "go on with it as it is (set distillation.check_teacher: false)"
+        )
 
 
 def _fault(context: Context, teacher: PreTrainedModel) -> str | None:
@@ -88,12 +99,14 @@ def _fault(context: Context, teacher: PreTrainedModel) -> str | None:
     constant = task.baseline(rows)
     if constant is None:
         return None
-    score = scores(teacher, task, rows, context.data.tokenizer)[task.metric]
-    if (score > constant) if task.greater_is_better else (score < constant):
+    scores, error = scores_with_error(teacher, task, rows, context.data.tokenizer)
+    score, greater = scores[task.metric], task.greater_is_better
+    if better_than(constant, score, error, greater):
         return None
+    by = f", {BY_ERRORS} of {error:.3f}" if better_than(constant, score, None, greater) else ""
     return (
         f"the teacher has {task.metric} {score:.3f} on {len(rows)} {task.origin.rows}, no better than {constant:.3f}, "
-        "which a constant prediction has"
+        f"which a constant prediction has{by}"
     )
 
 

@@ -15,6 +15,13 @@ class MissingPackage(UserError):
     """A package is needed that is not installed; the sentence says how to install it."""
 
 
+class NothingToKeep(UserError):
+    """A run that ends before there is a model, because its teacher has no score to keep; the sentence is its verdict.
+
+    The command line prints the sentence and exits with code 3.
+    """
+
+
 class InRecipe(UserError):
     """A mistake in a recipe file, whose keys are the words of the sentence; of other mistakes, options are."""
 

@@ -2,12 +2,14 @@
 
 The learning rate and the number of steps, where the recipe leaves them open, are chosen by short trainings on the
 training rows without those that are held out and scored (`run/teacher_search.py`). Each is recorded when it ends, so
-that an interrupted run does not repeat it.
+that an interrupted run does not repeat it. A teacher that is no better than a constant prediction does not teach: the
+run ends, and goes on when it is repeated with another training of the teacher, or with `check_teacher: false`.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,11 +20,11 @@ from transformers import PreTrainedModel, set_seed
 from secateur.measure.evaluation import scores_with_error
 from secateur.run.accounting import Stopwatch
 from secateur.run.context import Context
-from secateur.run.models import teacher_name, untrained_teacher
+from secateur.run.models import teacher_name, unchecked_teacher, untrained_teacher
 from secateur.run.records import TEACHER
 from secateur.run.run_data import Rows
 from secateur.run.stage_trainer import recorded, stage_trainer, train
-from secateur.run.teacher_check import warn_of_score
+from secateur.run.teacher_check import check_trained
 from secateur.run.teacher_search import PARTS, USUAL_LENGTH, Setting, TeacherSearch, usual_trainings
 from secateur.run.training_arguments import first_teacher_rate, steps_of_teacher
 from secateur.run.trial_records import ERROR, SCORE, TRIALS, TrialRecord, short
@@ -33,8 +35,8 @@ from secateur.training.trainer import PruningTrainer
 
 log = logging.getLogger(__name__)
 
-TRIAL = "teacher-trial"
-"""The folder of the short trainings."""
+TRAINING, TRIAL = "teacher-training", "teacher-trial"
+"""The folders of the training and of the short ones."""
 RECORD = TrialRecord(TEACHER)
 """In the folder that has the teacher."""
 STEPS = "steps"
@@ -51,17 +53,39 @@ def done(context: Context) -> bool:
 
 
 def run(context: Context) -> None:
-    """Fine-tune the model with its whole vocabulary, and save it as the teacher."""
+    """Fine-tune the model with its whole vocabulary, and save it as the teacher. All processes must call it.
+
+    Raises:
+        NothingToKeep: it is no better than a constant prediction; it is kept in `Context.unchecked_teacher`.
+    """
     context = context.whole
     with context.accounting.stage("teacher") as stopwatch:
         setting = chosen(context, stopwatch)
     process_memory.release()
+    trained = processes.on_main(partial(_is_trained, context, setting))
+    teacher = unchecked_teacher(context) if trained else _trained(context, setting)
+    check_trained(context, teacher)
+    processes.on_main(partial(context.unchecked_teacher.rename, context.teacher_folder))
+
+
+def _is_trained(context: Context, setting: Setting) -> bool:
+    """Whether an earlier attempt has trained by a setting, which is recorded; what one of another setting left goes."""
+    folder, wanted = _folder(context), setting.to_dict()
+    if not RECORD.record(folder).items() >= wanted.items():
+        for leftover in (context.unchecked_teacher, context.folder / TRAINING):
+            shutil.rmtree(leftover, ignore_errors=True)
+        RECORD.write(folder, wanted)
+    return context.unchecked_teacher.is_dir()
+
+
+def _trained(context: Context, setting: Setting) -> PreTrainedModel:
+    """The model after its training by a setting, which is saved."""
     model = new_model(context)
-    trainer = _trainer(context, model, "teacher-training", setting, context.data.train_rows)
+    trainer = _trainer(context, model, TRAINING, setting, context.data.train_rows)
     train(context, trainer, "teacher")
-    warn_of_score(context, model)
     tokenizer = context.data.tokenizer
-    processes.on_main(partial(save, model, context.teacher_folder, tokenizer=tokenizer, replace=True))
+    processes.on_main(partial(save, model, context.unchecked_teacher, tokenizer=tokenizer, replace=True))
+    return model
 
 
 def reported(context: Context) -> dict[str, Any] | None:
@@ -76,7 +100,7 @@ def new_model(context: Context) -> PreTrainedModel:
 
 
 def chosen(context: Context, stopwatch: Stopwatch) -> Setting:
-    """The setting of the training, which is recorded: that of the recipe, or that of a search.
+    """The setting of the training: that of the recipe, or that of a search.
 
     Args:
         stopwatch: to which the trials count.
@@ -84,16 +108,13 @@ def chosen(context: Context, stopwatch: Stopwatch) -> Setting:
     recipe, first = context.recipe.training, first_setting(context)
     steps, open_rate = steps_of_teacher(context), recipe.teacher_learning_rate is None
     if not searches(context):
-        best = replace(first, steps=steps or max(1, recipe.teacher_steps // 2))
-    else:
-        search = TeacherSearch(
-            first, partial(_score, context, stopwatch), recipe.teacher_steps, context.data.task.greater_is_better
-        )
-        if open_rate:
-            search.choose_rate()
-        best = replace(search.best, steps=steps or search.choose_length(open_rate))
-    processes.on_main(partial(RECORD.write, _folder(context), best.to_dict()))
-    return best
+        return replace(first, steps=steps or max(1, recipe.teacher_steps // 2))
+    search = TeacherSearch(
+        first, partial(_score, context, stopwatch), recipe.teacher_steps, context.data.task.greater_is_better
+    )
+    if open_rate:
+        search.choose_rate()
+    return replace(search.best, steps=steps or search.choose_length(open_rate))
 
 
 def searches(context: Context) -> bool:
