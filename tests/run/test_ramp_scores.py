@@ -21,7 +21,7 @@ from secateur.run.calibration import Calibration
 from secateur.run.ramp_rows import RampRows
 from secateur.run.ramp_scores import PASSED, RampScores, _reach
 from secateur.run.run_data import RunData
-from secateur.run.score_goal import ScoreGoal
+from secateur.run.score_goal import TeacherScore
 from secateur.surgery.checkpoint import load
 
 KILLED = ("prune", 14)
@@ -122,7 +122,7 @@ def test_a_method_is_not_calibrated_on_rows_that_are_scored(values, changed, sco
 
     seen, made = [], recipe.make(values | {"method": "obs", "teacher": values["model"]} | changed)
     monkeypatch.setattr(Calibration, "teach", teach)
-    monkeypatch.setattr(ScoreGoal, "check", lambda goal, metric: None)
+    monkeypatch.setattr(TeacherScore, "is_worth_keeping", True)
     with pytest.raises(Stop):
         pipeline.run(made, tmp_path / "run")
     own = {tuple(row["input_ids"]) for row in scored(RunData(made))}
