@@ -209,12 +209,9 @@ class RunData:
 
 def training_fingerprint(data: RunData) -> str:
     """Of the training split as read, whatever the order of its rows, before the seed samples some of them."""
-    recipe = data.recipe
-    whole = (
-        data.task_as_read
-        if recipe.data.rows is None
-        else open_data(recipe.data.model_copy(update={"rows": None}), recipe.seed)
-    )
+    recipe, whole = data.recipe.data, data.task_as_read
+    if recipe.rows is not None:
+        whole = open_data(recipe.model_copy(update={"rows": None}), data.recipe.seed)
     return of_rows(whole.labels, whole.splits["train"])
 
 
