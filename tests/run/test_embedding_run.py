@@ -3,11 +3,13 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_world import recipe_values, tokenizer, write_model, write_world
 
+from secateur.budget.space import Space
 from secateur.cli.demo_recipes import DEMOS
 from secateur.deploy.verify import verify_folder
 from secateur.measure.random_inputs import padded_inputs
@@ -18,7 +20,9 @@ from secateur.run.compared_models import score_models
 from secateur.run.context import Context
 from secateur.run.run_data import RunData
 from secateur.run.vocabulary_data import data_of
+from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load, save
+from secateur.surgery.cut import cut
 from secateur.surgery.opening import open_model, open_tokenizer
 from secateur.surgery.sentence.attach import attach_head, head_of
 from secateur.surgery.sentence.head import SentenceHead, Settings
@@ -111,7 +115,13 @@ def test_the_recipe_of_the_demo_makes_a_model_that_sentence_transformers_loads(w
     library = pytest.importorskip("sentence_transformers")
     demo = {f"{part}.{key}": value for part, keys in DEMOS["embedding"].items() for key, value in keys.items()}
     own = {"model": str(world / "model"), "data.source": str(world / "texts.txt")}
-    small = {"data.max_length": 24, "target.embedding_rank": 4, "measurement.shapes": [], "training.epochs": 2.0}
+    small = {
+        "data.max_length": 24,
+        "target.embedding_rank": 4,
+        "measurement.shapes": [],
+        "training.epochs": 2.0,
+        "measurement.baselines": (),
+    }
     pipeline.run(recipe.make(demo | own | small), world / "demo")
     model, words = open_model(world / "demo"), open_tokenizer(world / "demo")
     structure = model.config.secateur
@@ -122,12 +132,61 @@ def test_the_recipe_of_the_demo_makes_a_model_that_sentence_transformers_loads(w
     torch.testing.assert_close(theirs.encode(["good film"], convert_to_tensor=True), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_without_a_way_back_the_vectors_are_shorter(world):
+@pytest.fixture(scope="module")
+def shorter(world):
+    """The folder of a run that prunes the residual stream without a way back."""
     changed = {"target.units": ["hidden", "ffn"], "measurement.shapes": []}
     pipeline.run(made(world, **changed), world / "shorter")
-    model = load(world / "shorter" / "model")
+    return world / "shorter"
+
+
+def test_without_a_way_back_the_vectors_are_shorter(shorter):
+    model = load(shorter / "model")
     assert head_of(model).size == head_of(model).width < 16
-    assert set(Report.load(world / "shorter").scores) == {"neighbours"}
+    assert set(Report.load(shorter).scores) == {"neighbours"}
+
+
+FIRST = 4
+"""Dims to which vectors are truncated."""
+
+
+def truncated(folder):
+    """The first dims of the vectors by sentence-transformers, which are those of the whole vectors."""
+    library = pytest.importorskip("sentence_transformers")
+    short, whole = (
+        library.SentenceTransformer(str(folder), trust_remote_code=True, device="cpu", truncate_dim=dims).encode(TEXTS)
+        for dims in (FIRST, None)
+    )
+    assert short.shape == (len(TEXTS), FIRST) and np.allclose(short, whole[:, :FIRST], atol=1e-6)
+    return whole
+
+
+def mean_cosine(one, other):
+    """Of the differences from the mean vectors, because those of random weights are much alike."""
+    one, other = one - one.mean(0), other - other.mean(0)
+    return float((one * other).sum(-1).mean() / np.sqrt((one**2).sum(-1) * (other**2).sum(-1)).mean())
+
+
+@pytest.mark.parametrize("units", [["ffn"], ["hidden", "ffn"]])
+def test_truncated_vectors_are_near_the_teachers_where_they_have_its_width(world, tmp_path, units):
+    changed = {"target.units": units, "target.output_dim": "teacher" if "hidden" in units else None}
+    pipeline.run(made(world, **changed, **{"measurement.shapes": [], "target.density": 0.9}), tmp_path / "run")
+    own, taught = truncated(tmp_path / "run" / "model"), truncated(world / "model")
+    assert mean_cosine(own[:, :FIRST], taught[:, :FIRST]) > 0.9
+
+
+def test_the_first_dims_of_shorter_vectors_are_those_that_are_left(world, shorter, tmp_path):
+    """Not the teacher's first ones, where these were pruned."""
+    assert truncated(shorter / "model").shape == (len(TEXTS), head_of(load(shorter / "model")).width)
+    teacher, pruned = open_model(world / "model"), [0, 2]
+    space = Space(teacher, "hidden")
+    masks = torch.ones(len(space))
+    masks[pruned] = 0.0
+    save(cut(teacher, Plan.of(space, masks)), tmp_path / "cut", tokenizer=tokenizer())
+    left = np.delete(np.arange(16), pruned)
+    own, taught = truncated(tmp_path / "cut"), truncated(world / "model")
+    assert own.shape == (len(TEXTS), 14) and mean_cosine(own[:, :FIRST], taught[:, left[:FIRST]]) > 0.9
+    assert mean_cosine(own[:, :FIRST], taught[:, :FIRST]) < 0.7
 
 
 def test_pairs_are_learned_from(world, tmp_path):
