@@ -155,8 +155,8 @@ class SentenceEmbedding(ComparedTask):
             splits["train"] = first_rows(splits["train"], rows, seed)
         if query_prompt is not None and QUERY not in kinds_of(splits):
             raise UserError(
-                "the data has no queries to put query_prompt before: single texts have document_prompt, so give that, or "
-                "pairs whose columns are named as such, or an evaluation of retrieval"
+                "the data has no queries to put query_prompt before: single texts have document_prompt, so give that, "
+                "or pairs whose columns are named as such, or an evaluation of retrieval"
             )
         named = {QUERY: query_prompt, DOCUMENT: document_prompt}
         prompts = {kind: prompt for kind, prompt in named.items() if prompt is not None}

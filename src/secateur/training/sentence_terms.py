@@ -24,7 +24,7 @@ from secateur.training.step import Step, Term
 from secateur.training.terms import register
 
 TEMPERATURE = 0.05
-"""Of the softmax over similarities, as in SimCSE (Gao et al., EMNLP 2021); in [-1, 1] they differ little without one."""
+"""Of the softmax over similarities, which in [-1, 1] differ little without one; that of SimCSE (Gao et al. 2021)."""
 NEVER = -1e9
 """A logit with softmax probability 0; finite, because 0 times it must be 0."""
 
