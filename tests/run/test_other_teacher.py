@@ -1,28 +1,29 @@
 """A teacher of another depth than its student: the plan fits the student, and the whole job is done."""
 
+import json
+
 import pytest
 import torch
+from interrupted_runs import CopyAt, copy_of
 from safetensors.torch import load_file
-from small_world import config, recipe_values, tokenizer, write_data, write_model
-from transformers import BertForSequenceClassification
+from small_world import ROUNDS, recipe_values, write_data, write_model
 
 from secateur.run import pipeline, recipe
 from secateur.surgery.checkpoint import load
 
 
+def values_of(folder, layers):
+    """A recipe of a student of two layers, and of a teacher of more."""
+    teacher = write_model(folder / "teacher", ["bad", "good"], layers=layers)
+    own = {"teacher": teacher, "distillation.start": "model", "training.evaluations": 0}
+    return recipe_values(write_model(folder / "student"), write_data(folder / "data.csv")) | own
+
+
 @pytest.mark.parametrize("rate", [None, 1e-4])
 def test_a_student_may_be_less_deep_than_its_teacher(tmp_path, rate):
-    labels = {"num_labels": 2, "id2label": {0: "bad", 1: "good"}}
-    deeper = config(**labels)
-    deeper.num_hidden_layers = 3
-    BertForSequenceClassification(deeper).save_pretrained(tmp_path / "teacher")
-    tokenizer().save_pretrained(tmp_path / "teacher")
-    values = recipe_values(write_model(tmp_path / "student"), write_data(tmp_path / "data.csv")) | {
-        "teacher": str(tmp_path / "teacher"),
-        "distillation.start": "model",
+    values = values_of(tmp_path, 3) | {
         "distillation.hidden": None,
         "training.epochs": 1,
-        "training.evaluations": 0,
         "training.freeze_embeddings": "all",
     }
     if rate:
@@ -35,3 +36,26 @@ def test_a_student_may_be_less_deep_than_its_teacher(tmp_path, rate):
     assert any("LayerNorm" in name for name in frozen)
     assert all(torch.equal(made.state_dict()[name], weight) for name, weight in frozen.items())
     assert report.parameters["teacher"] > report.parameters["model"]
+
+
+@pytest.mark.parametrize("rounds", [{}, ROUNDS | {"target.layers": 1}], ids=["finer units", "in rounds"])
+def test_hidden_states_of_the_same_relative_depth_are_distilled_with_the_defaults(tmp_path, rounds):
+    """In both stages, whose projections go on where a kill has left them."""
+    wanted = recipe.make(values_of(tmp_path, 4) | {"training.epochs": 3} | rounds)
+    assert wanted.distillation.hidden == "every 2" and wanted.distillation.match == "same"
+    points = (("prune", 5), ("prune", 11), ("recover", 4))
+    report = pipeline.run(wanted, tmp_path / "run", [CopyAt(tmp_path / "run", tmp_path / "copies", *points)])
+    stages = {line["stage"] for line in logged(tmp_path / "run") if line.get("loss_hidden", 0) > 0}
+    assert {"prune", "recover"} <= stages
+    layers = [row for row in report.structure if not row.get("ffn", "0/").startswith("0/")]
+    assert len(layers) == (1 if rounds else 2) and 0 < report.density["prunable"] <= wanted.target.density
+    whole = load(tmp_path / "run" / "model").state_dict()
+    for point in points:
+        resumed = pipeline.run(wanted, copy_of(tmp_path / "copies", *point))
+        assert resumed.scores == report.scores and resumed.structure == report.structure
+        mine = load(copy_of(tmp_path / "copies", *point) / "model").state_dict()
+        assert all(torch.equal(mine[name], weight) for name, weight in whole.items())
+
+
+def logged(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -165,9 +165,42 @@ def test_a_model_with_a_cut_residual_stream_is_trained_on_hidden_states(tmp_path
         train(other, terms, 1e-3)
 
 
-def test_matching_by_number_needs_models_of_equal_depth():
-    with pytest.raises(UserError, match="teacher has 4 layers, the model 2"):
-        Hidden("every 2").bind(shaped(4, 2), shaped(4, 4))
+@pytest.mark.parametrize(
+    ("layers", "depth", "teachers", "compared"),
+    [
+        ("every 2", 6, 6, [0, 2, 4, 6]),
+        ("every 2", 2, 6, [0, 1, 1, 2]),
+        ("every 1", 2, 4, [0, 1, 1, 2, 2]),
+        ("every 1", 6, 2, [0, 3, 6]),
+        ("every 2", 3, 12, [0, 1, 1, 2, 2, 3, 3]),
+        ("quarters", 2, 12, [1, 1, 2, 2]),
+        ("last", 5, 3, [5]),
+    ],
+)
+def test_layers_of_the_same_relative_depth_are_compared(layers, depth, teachers, compared, caplog):
+    """The student's states are numbers of their layers, the teacher's are 100, and the projections the identity."""
+    term = Hidden(layers)
+    with caplog.at_level("INFO"):
+        term.bind(shaped(1, depth), shaped(1, teachers))
+    assert list(term.counterparts.values()) == compared
+    said = f"compared with {', '.join(map(str, compared))} of the model"
+    assert (said in caplog.text) == (depth != teachers)
+    student = says([[0.0]], *([[[float(layer)]]] for layer in range(depth + 1)))
+    teacher = says([[0.0]], *([[[100.0]]] for _ in range(teachers + 1)))
+    loss = term(Step({"attention_mask": torch.ones(1, 1)}, student, teacher))
+    assert loss.item() == sum((100 - layer) ** 2 for layer in compared)
+
+
+def test_each_stack_has_a_relative_depth_of_its_own():
+    student, teacher = shaped(4, 2), shaped(4, 4)
+    for model, decoder_layers in ((student, 3), (teacher, 6)):
+        model.config.is_encoder_decoder, model.config.decoder_layers = True, decoder_layers
+    compared = {}
+    for stack in ("encoder", "decoder"):
+        term = Hidden("every 2", stack=stack)
+        term.bind(student, teacher)
+        compared[stack] = list(term.counterparts.values())
+    assert compared == {"encoder": [0, 1, 2], "decoder": [0, 1, 2, 3]}
 
 
 @pytest.mark.parametrize("match", ["nearest", "nearest-ordered", "sampled", "windows"])

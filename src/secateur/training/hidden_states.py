@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,11 @@ from transformers import PreTrainedModel
 
 from secateur.methods.options import truth
 from secateur.system.errors import UserError
-from secateur.training.layer_matching import MATCHES, SAME, SAMPLES, layer_numbers
+from secateur.training.layer_matching import MATCHES, SAME, SAMPLES, at_same_depth, layer_numbers
 from secateur.training.step import Step, Term, real_tokens
 from secateur.training.terms import register
+
+log = logging.getLogger(__name__)
 
 SHARED = "shared"
 """The name of the projection that all layers share where they are matched in each batch."""
@@ -38,8 +41,9 @@ class Hidden(Term):
             layers), or their numbers, 0 the embeddings.
         project: False compares the states without projections, which saves their time and needs residual streams of
             one width.
-        match: which of the student's layers is compared with each of them: `same`, the one of the same number, or one
-            of `MATCHES`, which choose again in each batch and share one projection.
+        match: which of the student's layers is compared with each of them: `same`, the one at the same relative depth,
+            which is that of the same number where student and teacher are equally deep; or one of `MATCHES`, which
+            choose again in each batch and share one projection.
         stack: for a model with an encoder and a decoder, which states are compared: the "encoder"'s, or the "decoder"'s
             over the target; the term is then called `hidden_encoder` or `hidden_decoder`.
 
@@ -74,6 +78,7 @@ class Hidden(Term):
         self.projections = nn.ModuleDict()
         self.width = 0  # dims of the student's residual stream before it is cut
         self.depth = 0  # layers of the teacher
+        self.counterparts: dict[str, int] = {}  # teacher's layer -> student's, where they are not matched in each batch
         self.own = slice(None)  # which of the model's layers are the stack's
         self.left: Tensor | None = None  # `(layers of the stack,)` bool once the student was cut
 
@@ -96,12 +101,13 @@ class Hidden(Term):
         """Make the projections.
 
         Raises:
-            UserError: layers that do not exist, layers of the same number in models of different depths, widths that
-                differ without projections, a stack that the model does not have, or no stack where it has two.
+            UserError: layers that do not exist, widths that differ without projections, a stack that the model does
+                not have, or no stack where it has two.
         """
         if self.projections or teacher is None:
             return
-        depth, self.depth = self._depths(student, teacher)
+        self._check_stack(student)
+        depth, self.depth = self.depth_of(student.config), self.depth_of(teacher.config)
         self.own = slice(-depth, None) if self.stack == "decoder" else slice(depth)
         self.width, target = student.config.hidden_size, teacher.config.hidden_size
         if not self.project and self.width != target:
@@ -111,30 +117,43 @@ class Hidden(Term):
                 "model's width"
             )
         matched = self.matched(self.depth)
+        if self.match == SAME:
+            self.counterparts = self._counterparts(matched, depth)
         device = "cpu" if student.device.type == "meta" else student.device  # another process may have its weights
         for name in map(str, matched) if self.match == SAME else [SHARED]:
             self.projections[name] = _identity(self.width, target).to(device) if self.project else nn.Identity()
 
-    def _depths(self, student: PreTrainedModel, teacher: Any) -> tuple[int, int]:
-        """The layers of the student and of the teacher, which must fit each other."""
+    def _check_stack(self, student: PreTrainedModel) -> None:
         if bool(getattr(student.config, "is_encoder_decoder", False)) != (self.stack is not None):
             raise UserError(
                 'hidden states of an encoder and a decoder are two terms, stack="encoder" and stack="decoder"; a model '
                 "of one stack has none to name"
             )
-        depth, depth_of_teacher = self.depth_of(student.config), self.depth_of(teacher.config)
-        if self.match == SAME and depth != depth_of_teacher:
-            raise UserError(
-                f"the teacher has {depth_of_teacher} layers, the model {depth}: hidden states match layer by layer, "
-                "so take a teacher of the model's depth, another match, or set hidden: null"
+
+    def _counterparts(self, matched: Sequence[int], depth: int) -> dict[str, int]:
+        """Teacher's layer -> student's at the same relative depth; it is said where these differ.
+
+        Args:
+            depth: the layers of the student.
+        """
+        found = {str(layer): at_same_depth(layer, depth, self.depth) for layer in matched}
+        if depth != self.depth:
+            log.info(
+                "%s: the teacher has %d layers and the model %d, so that layers %s of the teacher are compared with %s "
+                "of the model, at the same relative depth",
+                self.name,
+                self.depth,
+                depth,
+                ", ".join(found),
+                ", ".join(map(str, found.values())),
             )
-        return depth, depth_of_teacher
+        return found
 
     @torch.no_grad()
     def restrict(self, dims: Tensor, layers: Tensor) -> None:
         """Cut the projections' inputs to the dims left; of what is matched in each batch, no layer that was removed.
 
-        Layers of the same number (`match="same"`) are still compared: a removed one is the identity.
+        Layers of the same relative depth (`match="same"`) are still compared: a removed one is the identity.
 
         Args:
             dims: `(kept,)`, indices of the dims that the residual stream still has.
@@ -162,7 +181,7 @@ class Hidden(Term):
             return self._matched_again(step, real)
         total = torch.zeros((), device=real.device)
         for layer, projection in self.projections.items():
-            student = projection(self._states(step.student)[int(layer)]).float()
+            student = projection(self._states(step.student)[self.counterparts[layer]]).float()
             total = total + masked_mse(student, self._states(step.teacher)[int(layer)].float(), real)
         return total
 

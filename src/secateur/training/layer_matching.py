@@ -88,8 +88,18 @@ def nearest_ordered(costs: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
     return layers.clamp(max=costs.shape[1] - 1), layers < costs.shape[1]
 
 
+def at_same_depth(layer: int, depth: int, teachers: int) -> int:
+    """The layer of a model of `depth` layers at the relative depth of a layer of its teacher, which has `teachers`.
+
+    It is the layer of the same number where both are equally deep. The embeddings, 0, are those of the teacher's
+    embeddings alone.
+    """
+    nearest = (2 * layer * depth + teachers) // (2 * teachers)
+    return max(1, nearest) if layer else 0
+
+
 SAME = "same"
-"""Matches layers of the same number."""
+"""Matches layers of the same relative depth: of the same number, where student and teacher have equally many."""
 MATCHES: Mapping[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     "nearest": nearest,
     "nearest-ordered": nearest_ordered,
