@@ -5,7 +5,7 @@ import torch
 from tiny_models import tiny
 
 from secateur.budget.space import Space
-from secateur.methods.cofi import BOUNDS, GATE, Cofi
+from secateur.methods.cofi import BOUNDS, CERTAIN, GATE, Cofi
 from secateur.methods.projection import root
 from secateur.methods.schedules import linear
 from secateur.system.errors import UserError
@@ -57,15 +57,70 @@ def test_the_projection_is_that_of_a_bisection_by_hand(bert, density):
     moved = noise(method, 2, 2.0)
     with torch.no_grad():
         method.log_alpha.copy_(moved)
-    low, high = -20.0, 20.0
-    for _ in range(100):
-        middle = (low + high) / 2
-        above = density_by_hand(method.space, (moved.clamp(*BOUNDS) + middle).clamp(*BOUNDS)) > density
-        low, high = (low, middle) if above else (middle, high)
+    expected = bisected(method.space, moved.clamp(*BOUNDS), density, BOUNDS).clamp(*BOUNDS)
     method.advance(0.5)
-    expected = (moved.clamp(*BOUNDS) + low).clamp(*BOUNDS)
     torch.testing.assert_close(method.log_alpha.detach(), expected, atol=5e-6, rtol=0)
     assert bool((method.log_alpha == LOWEST).any() or (method.log_alpha == HIGHEST).any()), "some are at a bound"
+
+
+def costs_by_hand(space):
+    """`(N,)` parameters of the units of a tiny BERT, each in the whole model."""
+    hidden, head, layers = space.table.sizes["hidden"], space.table.head_dim, len(space.table.layers)
+    neurons = space.table.sizes["0.ffn"]
+    by_kind = {
+        "head": head * (4 * hidden + 3),
+        "ffn": 2 * hidden + 1,
+        "attention": space.table.heads * head * (4 * hidden + 3),
+        "mlp": neurons * (2 * hidden + 1),
+        "hidden": layers * (4 * space.table.heads * head + 2 * neurons),
+    }
+    costs = torch.zeros(len(space), dtype=torch.double)
+    for name, own in space.slices.items():
+        costs[own] = by_kind[name.split(".")[-1]]
+    return costs
+
+
+def odds_by_hand(space, gradients, gates):
+    """`2 (log I - log c)`, where a dim of the stream costs `d / s^2` of what it cost in the whole model."""
+    information = sum(gradient**2 for gradient in gradients)
+    least = 1e-4 * information[information > 0].median()
+    odds = information.clamp(min=least).log() - costs_by_hand(space).log()
+    own = space.slices["hidden"]
+    left = torch.sigmoid(gates[own] + 2 / 3 * torch.tensor(11.0).log()).mean()
+    odds[own] += 2 * left.log() - torch.tensor(density_by_hand(space, gates)).log()
+    return 2.0 * odds
+
+
+def bisected(space, gates, density, bounds):
+    """The gates, all moved by the one number at which those within the bounds have the density."""
+    low, high = -200.0, 200.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (low, middle) if density_by_hand(space, (gates + middle).clamp(*bounds)) > density else (middle, high)
+    return gates + low
+
+
+@pytest.mark.parametrize("density", [0.05, 0.4, 0.9])
+def test_with_evidence_the_gates_are_those_of_the_prior_and_of_a_bisection_by_hand(bert, density):
+    """The defaults: the prior moves the gates before the shift, which leaves them beyond the bounds of what is read."""
+    method = Cofi(Space(bert(), *FAMILIES), linear(1.0, density, begin=0.2, end=0.4), seed=0).double()
+    space, gradients = method.space, [noise(method, seed, 3.0).exp() * noise(method, seed + 9) for seed in (3, 4)]
+    method.advance(0.1)
+    for gradient in gradients:
+        gradient[space.slices["0.ffn"].start] = 0.0  # no gradient at all counts as the least
+        method.observe(gradient)
+    assert not method.begun and bool((method.masks() == 1).all())
+    expected, odds = method.log_alpha.detach().clone(), torch.zeros(len(space), dtype=torch.double)
+    for step, progress in enumerate((0.5, 0.75, 1.0)):
+        by = noise(method, step, 2.0)
+        move(method, by, progress)
+        expected = expected + by
+        now = odds_by_hand(space, gradients, expected)
+        expected, odds = bisected(space, expected + now - odds, density, CERTAIN), now
+        torch.testing.assert_close(method.log_alpha.detach(), expected, atol=2e-5, rtol=0)
+        assert density_by_hand(space, expected.clamp(*CERTAIN)) == pytest.approx(density, abs=1e-6)
+    beyond = (expected < CERTAIN[0]) | (expected > CERTAIN[1])
+    assert bool(beyond.any()) and not bool(beyond.all()), "they are clamped where they are read, and not in place"
 
 
 @pytest.mark.parametrize("kind", ["bert", "t5"])
