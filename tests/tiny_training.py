@@ -16,6 +16,7 @@ from secateur.training.step import INDEX
 from secateur.training.trainer import PruningTrainer
 
 STEPS = 6
+UNITS = ("ffn", "qk", "vo")
 SCHEDULE = cubic(1.0, 0.4, begin=0.2, end=0.7)
 
 
@@ -71,7 +72,21 @@ def collate(rows):
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != EXAMPLE}
 
 
-def trainer(which, name, folder, *, seed=1, save="steps", every=1, keep=None, options=None, training=None, **others):
+def trainer(
+    which,
+    name,
+    folder,
+    *,
+    units=UNITS,
+    schedule=SCHEDULE,
+    seed=1,
+    save="steps",
+    every=1,
+    keep=None,
+    options=None,
+    training=None,
+    **others,
+):
     """Student, method and terms from scratch; dropout is on, so the random state matters as well.
 
     A student that is not pruned is a compact one with word embeddings in int8, if it has any.
@@ -84,8 +99,8 @@ def trainer(which, name, folder, *, seed=1, save="steps", every=1, keep=None, op
         others: further arguments of the training.
     """
     student, teacher = (tiny(*which, dtype=torch.float32, dropout=0.1, seed=s) for s in (seed, 2))
-    space = Space(student, "ffn", "qk", "vo")
-    method = name and methods.METHODS.get(name)(space, SCHEDULE, **(options or {}))
+    space = Space(student, *units)
+    method = name and methods.METHODS.get(name)(space, schedule, **(options or {}))
     student = student if name or of_images(student) else quantise_embeddings(student)
     args = arguments(
         folder,

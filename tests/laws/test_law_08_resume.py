@@ -1,13 +1,21 @@
 """Law 8: a run resumed at step k equals an uninterrupted run, bit for bit: masks, weights, terms, logs."""
 
+from functools import cache
+
 import pytest
 import torch
+from test_laws_in_rounds import IN_ROUNDS
 from tiny_models import CLASSIFIERS, METHODS, VECTORS
-from tiny_training import STEPS, losses, trainer
+from tiny_training import STEPS, UNITS, losses, trainer
 from transformers import Trainer
 
+from secateur import methods
+from secateur.methods.rounds import CoarseRound
+from secateur.methods.scheduled import Scheduled
+from secateur.methods.schedules import cubic
 from secateur.training import checkpoints as snapshots
 from secateur.training.checkpoints import checkpoints, last_checkpoint
+from secateur.training.trainer import PruningTrainer
 
 CUTS = (1, 3, 5)  # in warm-up, while pruning, in recovery
 # Any model and any method are resumed at each of the steps, but seldom together: a method knows of a model only its
@@ -60,13 +68,65 @@ def test_a_resumed_run_under_an_exact_constraint_equals_an_uninterrupted_one(tmp
     assert_same(resumed, whole)
 
 
-@pytest.mark.parametrize("step", CUTS)
-def test_a_resumed_run_with_the_refit_equals_an_uninterrupted_one(step, tmp_path):
+# GRAIN removes units on its way, magnitude too, by weights that the refit changes; gates remove none before the plan.
+REFITTED = [*(("grain", step) for step in CUTS), ("magnitude", 3), ("cofi", 3), ("subset", 3), ("voita", 5)]
+
+
+@pytest.mark.parametrize(("name", "step"), REFITTED)
+def test_a_resumed_run_with_the_refit_equals_an_uninterrupted_one(name, step, tmp_path):
     which, options = CLASSIFIERS[0].values[0], {"refit": True, "shrink": True}
-    whole = trainer(which, "grain", tmp_path, every=step, training=options)
+    whole = trainer(which, name, tmp_path, every=step, training=options)
     whole.train()
-    resumed = trainer(which, "grain", tmp_path / "resumed", seed=3, save="no", training=options)
+    resumed = trainer(which, name, tmp_path / "resumed", seed=3, save="no", training=options)
+    assert any("moments" in key for key in state(resumed))
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+    assert_same(resumed, whole)
+
+
+# A layer is removed with the second step, the model recovers until the fourth, where evidence is forgotten, and finer
+# units are removed with the fifth and the sixth.
+ROUNDS = {
+    "units": ("layer", *UNITS),
+    "schedule": cubic(0.5, 0.3, begin=0.7, end=1.0),
+    "options": {"rounds": [CoarseRound("layer", keep=1, begin=0.0, end=0.3, recovered=0.6)]},
+}
+FORGETTING = [name for name in IN_ROUNDS if methods.METHODS.get(name).forget_evidence is not Scheduled.forget_evidence]
+
+
+@pytest.fixture(scope="module")
+def in_rounds(tmp_path_factory):
+    """A function: the trainer of a method, after an uninterrupted training in rounds, with all its checkpoints."""
+
+    @cache
+    def trained(name):
+        whole = trainer(CLASSIFIERS[0].values[0], name, tmp_path_factory.mktemp(name), **ROUNDS)
+        counts, whole.step_taken = [], lambda: (PruningTrainer.step_taken(whole), counts.append(counted(whole.method)))
+        whole.train()
+        layers, finer = zip(*counts, strict=True)
+        assert layers == (2, 1, 1, 1, 1, 1) and finer[1] == finer[3] > finer[4] > finer[5] > 0
+        return whole
+
+    return trained
+
+
+def counted(method):
+    """The layers and the finer units that are left."""
+    own = method.rounds[0].units(method.space)
+    return int((own & method.alive).sum()), int((~own & method.alive).sum())
+
+
+def test_the_methods_that_forget_evidence_are_known():
+    assert {"fisher", "grain", "michel"} <= set(FORGETTING)
+
+
+@pytest.mark.parametrize(
+    ("name", "step"), [(name, step) for name in IN_ROUNDS for step in ((1, 3, 4, 5) if name in FORGETTING else (3,))]
+)
+def test_a_run_resumed_in_any_round_equals_an_uninterrupted_one(in_rounds, tmp_path, name, step):
+    """While layers are removed, while the model recovers, after its evidence was forgotten, and in the second round."""
+    whole = in_rounds(name)
+    resumed = trainer(CLASSIFIERS[0].values[0], name, tmp_path, seed=3, save="no", **ROUNDS)
+    resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{step}")
     assert_same(resumed, whole)
 
 

@@ -54,8 +54,8 @@ def every_other(space):
 
 
 def in_rounds(space):
-    """GRAIN that removes one of the layers, and then finer units."""
-    layers = CoarseRound("layer", keep=1, begin=0.1, end=0.3)
+    """GRAIN that removes one of the layers, forgets its evidence once the model has recovered, and then finer units."""
+    layers = CoarseRound("layer", keep=1, begin=0.1, end=0.3, recovered=0.4)
     return Grain(space, cubic(0.5, 0.2, begin=0.5, end=0.8), rounds=[layers])
 
 

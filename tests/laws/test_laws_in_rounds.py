@@ -1,6 +1,7 @@
 """Laws 2, 3, 4, 5, 6 and 10 for methods that prune layers first and finer units after them.
 
-Laws 8 and 11 have their cases in rounds in `test_law_08_resume` and `test_law_11_shrink`.
+Laws 8, 11 and 16 have their cases in rounds in `test_law_08_resume`, `test_law_11_shrink` and
+`test_law_16_compensation`.
 """
 
 import pytest
