@@ -5,10 +5,12 @@ import math
 import shutil
 
 import pytest
+from fake_clock import timer
 from small_world import ROUNDS, config, recipe_values, write_model
 from tiny_models import tiny
-from transformers import BertForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
+from secateur.budget.latency import LatencyTable
 from secateur.budget.parameters import Parameters
 from secateur.budget.space import Space
 from secateur.methods.rounds import CoarseRound
@@ -19,6 +21,7 @@ from secateur.run.accounting import Accounting
 from secateur.run.density_sweep import sweep
 from secateur.run.run_data import RunData
 from secateur.run.run_rounds import is_open, numbers_to_try, share_after, with_layers
+from secateur.run.score_goal import ScoreGoal, TeacherScore
 from secateur.run.stages import depth
 from secateur.run.target import new_method
 from secateur.surgery.checkpoint import load
@@ -118,7 +121,61 @@ def test_the_share_of_a_number_of_layers_is_that_of_the_costlier_stack():
     ],
 )
 def test_the_fewest_layers_within_two_percent_of_the_best(scores, greater, chosen):
-    assert depth.choice(dict(zip((2, 3, 6), scores, strict=True)), greater) == chosen
+    assert depth.Rule(greater).choice(tried(*scores)) == chosen
+
+
+def tried(*scores, error=0.0):
+    """Records of trials of two, three and six layers."""
+    return {layers: {"score": score, "standard_error": error} for layers, score in zip((2, 3, 6), scores, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [
+        ((0.875, 0.883, 0.890), 3),  # two layers have 0.865 by the standard error, and 0.873 is needed
+        ((0.875, 0.875, 0.890), 6),
+        ((0.884, 0.883, 0.890), 2),
+        ((0.884, 0.883, 0.950), 6),  # which keep the score, and are not within 2%
+        ((0.850, 0.870, 0.860), 3),  # none keeps it
+        ((0.870, 0.870, 0.860), 2),
+        ((math.nan, 0.5, math.nan), 3),
+    ],
+)
+def test_fewer_layers_must_keep_the_score_too(scores, chosen):
+    validation, held_out = (TeacherScore(score, None, 0.5) for score in (0.9, 0.95))
+    goal = ScoreGoal(0.97, trial=1.0, validation=validation, held_out=held_out)
+    assert goal.needed == pytest.approx(0.873)
+    assert depth.Rule(True, goal=goal).choice(tried(*scores, error=0.01)) == chosen
+
+
+@pytest.mark.parametrize(
+    ("scores", "greater", "chosen"),
+    [
+        ((0.745, 0.749, 0.75), True, 6),
+        ((0.745, 0.75, 0.75), True, 3),
+        ((1.0, 1.01, 1.02), False, 2),
+        ((math.nan, math.nan, math.nan), True, 2),
+    ],
+)
+def test_where_the_target_is_a_time_fewer_layers_may_cost_nothing(scores, greater, chosen):
+    rule = depth.Rule(greater, tolerance=0.0)
+    assert rule.choice(tried(*scores)) == chosen
+    assert not rule.decides(tried(*scores), 2)  # the number between may be better than both ends
+
+
+def test_toward_a_speed_up_the_number_with_the_best_trial_is_kept(values, tmp_path, monkeypatch):
+    made_up = iter((0.75, 0.74, 0.745))  # of four layers, of the fewest, and of the number between
+    monkeypatch.setattr(trials, "scores_with_error", lambda *arguments: ({"accuracy": next(made_up)}, 0.01))
+    model = AutoModelForSequenceClassification.from_pretrained(values["model"])
+    table = LatencyTable.measure(model, "layer", "ffn", "qk", "vo", tokens=8, timer=timer(tokens=8))
+    table.save(tmp_path / "table.json")
+    target = {"target.density": None, "target.speedup": 4.0, "target.latency_table": str(tmp_path / "table.json")}
+    wanted = recipe.make(values | target)
+    said = dict(pipeline.dry_run(wanted, tmp_path / "run").lines)["depth"]
+    report = pipeline.run(wanted, tmp_path / "run")
+    scores, chosen, _ = record(tmp_path / "run")
+    assert len(scores) == 3 and chosen == 4 and report.target["predicted_ms"] <= table.dense_ms / 4.0 + 1e-9
+    assert said.startswith("4, {} and {} layers are tried, in".format(*sorted(scores)[:2]))
 
 
 def test_the_number_with_the_best_trial_is_kept_and_reported(values, tmp_path, monkeypatch):

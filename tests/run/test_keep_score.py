@@ -205,6 +205,16 @@ def test_the_number_of_layers_is_chosen_at_that_density(world, tmp_path, made_up
     assert [trial["layers"] for trial in report.depth["trials"]] == [2, 1] and report.depth["layers"] == 1
 
 
+@pytest.mark.parametrize(("one_layer", "chosen"), [(0.485, 1), (0.482, 2)])
+def test_fewer_layers_must_keep_the_score_as_well(world, tmp_path, made_up, one_layer, chosen):
+    """Both are within 2% of all layers, and one of them is below the score that is needed by its standard error."""
+    rounds = {key: value for key, value in ROUNDS.items() if key != "target.density"}
+    made_up(0.5, *(0.1, 0.49, 0.1), *(0.49, one_layer))
+    report = pipeline.run(recipe.make(values_of(world) | rounds), tmp_path / "run")
+    assert 0.482 - 0.01 < report.goal["needed"] <= 0.485 - 0.01 and report.goal["density"] == 0.22
+    assert report.depth["layers"] == chosen
+
+
 def test_where_none_keeps_the_score_the_largest_is_taken_and_said():
     goal = GOAL.to_dict() | {"density": 0.5, "rows": 1000}
     lost = [{"density": density, "score": 0.6, "standard_error": None} for density in (0.1, 0.22, 0.33)]

@@ -217,6 +217,8 @@ def _trials(context: Context, space: Space) -> str:
     *fewer, most = layers_to_try(context.recipes, space)
     if not fewer:
         return f"{most} of {total_layers(space)} layers are kept: no other number can reach the target"
+    if context.recipe.target.is_time and fewer[1:]:
+        return f"{most}, {fewer[0]} and {fewer[1]} layers are tried, in {steps:,} steps each"
     perhaps = f", perhaps {' and '.join(map(str, fewer[1:]))}" if fewer[1:] else ""
     return f"{most} and {fewer[0]} layers are tried{perhaps}, in {steps:,} steps each"
 

@@ -11,7 +11,7 @@ to reach the goal by the standard error of its score.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,10 +79,22 @@ class ScoreGoal:
         """The score that a trial has to reach on the held-out rows."""
         return float(self.teacher * self.part ** (self.trial**-GAIN))
 
-    def kept_by(self, trial: dict[str, Any]) -> bool:
+    def kept_by(self, trial: Mapping[str, Any]) -> bool:
         """Whether a trial reached the score, by its standard error, and is better than a constant prediction."""
         surely = trial[SCORE] - (trial[ERROR] or 0.0)
         return surely >= self.needed and better_than(self.held_out.constant, trial[SCORE], trial[ERROR])
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], trial: float, constant: float | None) -> ScoreGoal:
+        """The goal of a record (`to_dict`), with what it does not have.
+
+        Args:
+            constant: the score of the best constant prediction for the held-out rows.
+        """
+        validation, held_out = (
+            TeacherScore(record["teacher"][rows], None, constant) for rows in ("validation", "held_out")
+        )
+        return cls(record["keep_score"], trial, validation, held_out)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -65,6 +65,15 @@ def reported(context: Context) -> dict[str, Any] | None:
     return record or None
 
 
+def goal_reached_for(trials: Trials) -> ScoreGoal | None:
+    """The goal for which the density of a run was chosen, for trials of another question; None for a run without."""
+    record = QUESTION.record(trials.context.folder)
+    if QUESTION.key not in record:
+        return None
+    constant = trials.context.data.task.baseline(trials.held_out)
+    return ScoreGoal.from_record(record, trials.context.recipe.method.trial, constant)
+
+
 def _goal(trials: Trials) -> ScoreGoal:
     context, task = trials.context, trials.context.data.task
     score, error = trials.score(trials.teacher)
