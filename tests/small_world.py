@@ -133,4 +133,4 @@ ROUNDS = {
     "training.decay": "round",
     "training.evaluations": 0,
 }
-"""What changes `recipe_values` to two rounds of 20 steps each."""
+"""What changes `recipe_values` to two rounds of 18 steps each."""

@@ -55,6 +55,14 @@ def test_a_band_is_a_step_function_that_starts_whole():
     assert filled(figure) == pytest.approx((20 * 1.0 + 30 * 0.5 + 50 * 0.2) / 100)
 
 
+def test_borders_cross_all_bands():
+    figure = charts.by_time([("0", ([20], [5]), 10), ("1", ([20], [5]), 10)], 100, borders=[25, 50])
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in figure.axes[0].lines] == [
+        ([25, 25], [0, 1]),  # of the height of all rows
+        ([50, 50], [0, 1]),
+    ]
+
+
 def test_a_panel_for_each_stage_with_its_lines():
     curve, short = (list(range(20)), [1.0] * 20), ([3, 9], [2.0, 4.0])
     figure = charts.over_stages([("prune", 20, {"a": curve, "b": short}), ("recover", 10, {"b": short})])

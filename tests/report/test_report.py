@@ -232,6 +232,23 @@ def test_lines_and_bands_are_described_in_words(whole):
     assert any(">0 from 24 to " in text and " of 24; 1 from 24 to " in text for text in words)
 
 
+def test_a_run_in_rounds_says_when_they_are_and_draws_their_borders(whole):
+    """The prune stage is 40 of 80 steps."""
+    rounds = {"layers": 2, "begin": 0.025, "removed": 0.125, "recovered": 0.25, "finer": 0.325}
+    report, log = replace(REPORT, rounds=rounds), read(whole)
+    said = (
+        "in rounds: all layers but 2 are removed from 2% to 12% of the run, the model then recovers until 25%, and "
+        "finer units are removed from 32% on"
+    )
+    assert said in footnotes(report) and not any("in rounds" in note for note in footnotes(REPORT))
+    page = to_html(report, log)
+    lines = "the last layer is removed at step 10, the round of finer units begins at step 20"
+    assert said in Reader(page).text and f"Dashed lines: {lines}." in Reader(page).text
+    assert page.count(f"; {lines}</desc>") == 3 and "Dashed lines" not in to_html(REPORT, log)
+    later = to_html(replace(report, rounds={**rounds, "recovered": 0.6}), log)
+    assert "Dashed lines: the last layer is removed at step 10." in Reader(later).text
+
+
 def test_what_a_run_did_not_write_is_left_out():
     page = to_html(REPORT, NOTHING)
     assert headings(page) == ["Result", "What was kept", "Latency", "To load it", "How it was made"]

@@ -81,8 +81,12 @@ def test_kept_units_over_time(tmp_path):
     lines = [line(step, progress=step / 40, kept={"0.ffn": ffn, "hidden": hidden}) for step, ffn, hidden in counts]
     write_lines(tmp_path / "pruned.jsonl", lines)
     assert read(tmp_path).kept_units == KeptUnits(
-        20, {"0.ffn": ([4, 8, 12], [24, 16, 2]), "hidden": ([4, 8, 12], [9, 7, 1])}
+        20, {"0.ffn": ([4, 8, 12], [24, 16, 2]), "hidden": ([4, 8, 12], [9, 7, 1])}, of_run=40
     )
+    write_lines(
+        tmp_path / "pruned.jsonl", [{name: value for name, value in one.items() if name != "progress"} for one in lines]
+    )
+    assert read(tmp_path).kept_units.of_run is None
 
 
 @pytest.mark.parametrize("units", [("ffn", "qk", "vo"), ("hidden", "head", "sublayer", "ffn"), ("layer", "qk")])

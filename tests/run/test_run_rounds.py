@@ -10,9 +10,12 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from secateur.budget.latency import LatencyTable
 from secateur.budget.space import Space
+from secateur.report.report_text import footnotes
 from secateur.run import pipeline, recipe
 from secateur.run.density_sweep import sweep
+from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load
+from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 
 
@@ -57,6 +60,36 @@ def test_layers_go_first_and_the_density_is_that_of_the_whole_model(whole):
     assert all(neurons == layers * 24 for progress, layers, neurons in seen if progress <= 0.5)
     assert all(layers == 2 for progress, layers, _ in seen if progress >= 0.25)
     assert seen[-1][2] < 2 * 24
+
+
+def test_the_plan_is_one_over_the_units_of_the_dense_model(values, whole):
+    """As if the dense model had been cut at once: `cut` by it gives the shapes of the compact model."""
+    folder, report = whole
+    dense = AutoModelForSequenceClassification.from_pretrained(values["model"])
+    plan = Plan.load(folder / "model" / "plan.json", dense)
+    space = Space(dense, *values["target.units"])
+    groups = json.loads((folder / "model" / "plan.json").read_text())["groups"]
+    assert groups.keys() == {group.name for group in space.groups} and len(groups) == 4 * 4
+    left = {str(layer) for layer in layers_of(report)}
+    for kind in ("layer", "ffn"):
+        alive = {layer for layer in "0123" if plan.kept[space.slices[f"{layer}.{kind}"]].any()}
+        assert alive == left and len(alive) == 2
+    compact = load(folder / "model").state_dict()
+    at_once = cut(dense, plan).state_dict()
+    assert {name: one.shape for name, one in at_once.items()} == {name: one.shape for name, one in compact.items()}
+
+
+def test_the_report_has_the_rounds_and_their_borders(whole):
+    """Two rounds of 18 steps each: the last layer is removed in the middle of the first."""
+    folder, report = whole
+    times = {"begin": 0.05, "removed": 0.25, "recovered": 0.5, "finer": 0.55}
+    assert report.depth is None and report.rounds == {
+        "layers": 2,
+        **{key: pytest.approx(n) for key, n in times.items()},
+    }
+    assert any(note.startswith("in rounds: all layers but 2 are removed from 5% to 25%") for note in footnotes(report))
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "the last layer is removed at step 9, the round of finer units begins at step 18" in page
 
 
 class Stopped(Exception):

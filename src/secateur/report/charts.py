@@ -90,12 +90,18 @@ def _piece(row: int, parts: Mapping[str, float], name: str) -> Corners:
     return _box(sum(parts[one] for one in before), row, parts[name])
 
 
-def by_time(curves: Sequence[tuple[str, Curve, int]], steps: int) -> Figure:
-    """A band for each (label, units kept over steps, total), as high as the part that is kept at each step."""
+def by_time(curves: Sequence[tuple[str, Curve, int]], steps: int, borders: Sequence[float] = ()) -> Figure:
+    """A band for each (label, units kept over steps, total), as high as the part that is kept at each step.
+
+    Args:
+        borders: steps at which a dashed line crosses all bands.
+    """
     with style():
         chart, axes = _rows(len(curves), heading=0, labels=[label for label, _, _ in curves], below=20)
         _fill(axes, [_box(0, row, steps) for row in range(len(curves))], TRACK)
         _fill(axes, [_band(row, curve, total, steps) for row, (_, curve, total) in enumerate(curves)], FILLED)
+        for step in borders:
+            axes.axvline(step, color=COLOURS["muted"], linewidth=1.2, linestyle=(0, (4, 3)))
         axes.set_xlim(0, steps)
         axes.set_xticks([0, steps], ["0", quantity(steps, "step")])
         _inward(axes)

@@ -78,6 +78,9 @@ class Report:
             recipe is that of the density.
         depth: for a run that has chosen its number of layers, that number under `layers`, `of` how many, the `trials`
             with the score of each number, and the number of held-out training `rows` on which they were scored.
+        rounds: for a run that removes layers before finer units, the number of `layers` that are left, and as fractions
+            of the run when their removal may `begin`, when the last one is `removed`, when the model has `recovered`,
+            and when that of `finer` units may begin; None for another run, and in a report of before.
         ramp: scores of held-out training rows while the density decreased, before recovery: the `metric`, the number of
             `rows`, the score of the `teacher` on them, and the `points`, each with its `step`, its prunable `density`,
             the `score` and its `standard_error`; None for a run without them.
@@ -131,6 +134,7 @@ class Report:
     teacher: Mapping[str, Any] | None = None
     goal: Mapping[str, Any] | None = None
     depth: Mapping[str, Any] | None = None
+    rounds: Mapping[str, Any] | None = None
     ramp: Mapping[str, Any] | None = None
     length: Mapping[str, Any] | None = None
     outputs: Mapping[str, Any] | None = None

@@ -140,6 +140,8 @@ def _choices(report: Report) -> list[str]:
         notes.append(goal_sentence(report.goal, report.metric_of_training_rows))
     if report.depth is not None:
         notes.append(depth_sentence(report.depth, report.metric_of_training_rows))
+    if report.rounds is not None:
+        notes.append(rounds_sentence(report.rounds))
     return notes
 
 
@@ -196,6 +198,15 @@ def depth_sentence(depth: Mapping[str, Any], metric: str) -> str:
     if depth["layers"] == depth["of"]:
         chosen = f"no layer of {depth['of']} is removed first"
     return f"{chosen}, by short trials ({metric} on {depth['rows']:,} held-out training rows: {scores})"
+
+
+def rounds_sentence(rounds: Mapping[str, Any]) -> str:
+    """When layers and finer units are removed, and the recovery between, without a full stop."""
+    begin, removed, recovered, finer = (f"{rounds[key]:.0%}" for key in ("begin", "removed", "recovered", "finer"))
+    return (
+        f"in rounds: all layers but {rounds['layers']} are removed from {begin} to {removed} of the run, the model "
+        f"then recovers until {recovered}, and finer units are removed from {finer} on"
+    )
 
 
 def trial_name(trial: Mapping[str, Any], depth: Mapping[str, Any]) -> str:

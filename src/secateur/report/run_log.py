@@ -53,10 +53,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class KeptUnits:
-    """The number of units of each group that were kept, over the `steps` of the prune stage: group -> curve."""
+    """The number of units of each group that were kept, over the `steps` of the prune stage: group -> curve.
+
+    Attributes:
+        of_run: steps of the whole run, of which this stage is the first part; None for a log that does not tell it.
+    """
 
     steps: int
     curves: Mapping[str, Curve]
+    of_run: float | None = None
 
 
 @dataclass(frozen=True)
@@ -160,4 +165,9 @@ def _kept_units(logged: Sequence[Line]) -> KeptUnits | None:
     by_step = {line["step"]: line["kept"] for line in logged}
     steps = sorted(by_step)
     curves = {group: (steps, [by_step[step][group] for step in steps]) for group in by_step[steps[0]]}
-    return KeptUnits(logged[-1]["of"], curves)
+    return KeptUnits(logged[-1]["of"], curves, _steps_of_run(logged[-1]))
+
+
+def _steps_of_run(line: Line) -> float | None:
+    """The steps of the whole run, by the progress of a step of its first stage."""
+    return line["step"] / line["progress"] if line.get("progress") else None

@@ -73,7 +73,7 @@ def to_html(report: Report, log: RunLog) -> str:
         other_densities_section.section(report),
         structure_section.kept(report.structure, log.kept_heads),
         training_section.training(report, log),
-        structure_section.pruning(log),
+        structure_section.pruning(log, report.rounds),
         _latency(report),
     ]
     load = Section("To load it", [Preformatted(LOADING)])

@@ -10,7 +10,7 @@ from secateur.report.html import Content, DataTable, Folded, Gallery, Notes, Pic
 from secateur.report.inspection_text import kinds_text
 from secateur.report.kept_heads import KeptHeads
 from secateur.report.report_text import COLUMNS
-from secateur.report.run_log import Curve, RunLog
+from secateur.report.run_log import Curve, KeptUnits, RunLog
 
 UNIT_NAMES = {
     "ffn": "FFN neurons",
@@ -83,8 +83,12 @@ def _head_tables(kept: KeptHeads) -> list[DataTable]:
     ]
 
 
-def pruning(log: RunLog) -> Section:
-    """A picture for each kind of units; without contents for a run that did not log the kept units."""
+def pruning(log: RunLog, rounds: Mapping[str, Any] | None) -> Section:
+    """A picture for each kind of units; without contents for a run that did not log the kept units.
+
+    Args:
+        rounds: of the run (`Report.rounds`), whose borders are in the pictures.
+    """
     if log.kept_units is None or log.kept_heads is None:
         return Section("Pruning over time", [])
     kinds: dict[str, list[tuple[str, Curve, int]]] = {}
@@ -92,11 +96,31 @@ def pruning(log: RunLog) -> Section:
         layer, _, kind = group.rpartition(".")
         band = (layer or "stream", curve, log.kept_heads.group_sizes[group])
         kinds.setdefault(UNIT_NAMES.get(kind, kind), []).append(band)
-    pictures = [_bands(name, bands, log.kept_units.steps) for name, bands in kinds.items()]
-    legend = Text("A row is a layer over the steps of the prune stage; its height is the part that is kept.")
-    return Section("Pruning over time", [legend, Gallery(pictures)])
+    borders = _borders(log.kept_units, rounds)
+    pictures = [_bands(name, bands, log.kept_units.steps, borders) for name, bands in kinds.items()]
+    legend = "A row is a layer over the steps of the prune stage; its height is the part that is kept."
+    if borders:
+        legend += f" Dashed lines: {_described(borders)}."
+    return Section("Pruning over time", [Text(legend), Gallery(pictures)])
 
 
-def _bands(name: str, bands: Sequence[tuple[str, Curve, int]], steps: int) -> Picture:
+def _borders(kept: KeptUnits, rounds: Mapping[str, Any] | None) -> dict[str, float]:
+    """What ends or begins with a round -> its step, of those within the prune stage."""
+    if rounds is None or kept.of_run is None:
+        return {}
+    steps = {
+        "the last layer is removed": rounds["removed"] * kept.of_run,
+        "the round of finer units begins": rounds["recovered"] * kept.of_run,
+    }
+    return {what: step for what, step in steps.items() if step < kept.steps}
+
+
+def _described(borders: Mapping[str, float]) -> str:
+    return ", ".join(f"{what} at step {step:,.0f}" for what, step in borders.items())
+
+
+def _bands(name: str, bands: Sequence[tuple[str, Curve, int]], steps: int, borders: Mapping[str, float]) -> Picture:
     words = "; ".join(f"{charts.described(layer, curve)} of {total}" for layer, curve, total in bands)
-    return Picture(svg.svg(charts.by_time(bands, steps), f"{name} kept over the prune stage", words), name)
+    words = f"{words}; {_described(borders)}" if borders else words
+    picture = charts.by_time(bands, steps, list(borders.values()))
+    return Picture(svg.svg(picture, f"{name} kept over the prune stage", words), name)

@@ -118,6 +118,15 @@ def coarse_rounds(recipe: Recipe) -> tuple[CoarseRound, ...]:
     return (CoarseRound(LAYER, layers, begin, end, recovered=last_round(recipe), spread=spread),)
 
 
+def reported(recipe: Recipe) -> dict[str, Any] | None:
+    """The rounds for the report, in progress of the run; None for a run of one round."""
+    if not (rounds := coarse_rounds(recipe)):
+        return None
+    (first,) = rounds
+    times = {"begin": first.begin, "removed": first.end, "recovered": first.recovered}
+    return {"layers": first.keep, **times, "finer": in_last_round(recipe, recipe.method.begin)}
+
+
 def share_after(rounds: Sequence[CoarseRound], space: Space) -> float:
     """The largest share of the budget of a space that coarse rounds leave, whichever stack they keep most units of."""
     return max(space.share(kept) for kept in _kept_by(rounds, space)) if rounds else 1.0

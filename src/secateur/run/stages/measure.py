@@ -17,7 +17,7 @@ from secateur.report import run_page
 from secateur.report.model_card import card
 from secateur.report.names import paths_in
 from secateur.report.report import Report
-from secateur.run import output_cache, ramp_scores, run_length, vocabulary_data
+from secateur.run import output_cache, ramp_scores, run_length, run_rounds, vocabulary_data
 from secateur.run.context import Context
 from secateur.run.models import base_model, load_compact, load_teacher, teacher_classes, teacher_scores
 from secateur.run.records import FORMAT, VERIFIED, VERSIONS
@@ -101,6 +101,7 @@ def _measured(context: Context, scored: Scored) -> Report:
         target=target,
         memory=context.accounting.memory(),
         baseline=task.baseline(context.data.validation_rows),
+        rounds=run_rounds.reported(recipe),
         **_chosen(context),
     )
 
