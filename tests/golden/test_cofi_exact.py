@@ -96,7 +96,9 @@ def bisected(space, gates, density, bounds):
     low, high = -200.0, 200.0
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (low, middle) if density_by_hand(space, (gates + middle).clamp(*bounds)) > density else (middle, high)
+        low, high = (
+            (low, middle) if density_by_hand(space, (gates + middle).clamp(*bounds)) > density else (middle, high)
+        )
     return gates + low
 
 
