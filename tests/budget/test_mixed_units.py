@@ -1,4 +1,4 @@
-"""Large units beside small ones: the density is reached to within a small unit, or refused before anything starts."""
+"""Large units beside small ones: no unit that is left out fits into the density, or it is refused at the door."""
 
 from functools import cache
 
@@ -6,28 +6,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from room_left import assert_nothing_fits
 from space_world import bert
 
 from secateur import methods
 from secateur.budget.space import Space
 from secateur.methods.magnitude import Magnitude
+from secateur.methods.scheduled import Scheduled
 from secateur.system.errors import UserError
 
 LARGE, SMALL = ("layer", "sublayer", "head", "hidden"), ("ffn", "qk", "vo")
 
-SCHEDULED = (("layer", "ffn", "qk", "vo"), ("ffn", "head"), ("vo", "layer", "ffn", "qk"))
+SCHEDULED = [name for name, kind in methods.METHODS.all().items() if issubclass(kind, Scheduled)]
 
 
 @cache
 def space_of(units, layers=4):
     return Space(bert(num_hidden_layers=layers), *units)
-
-
-@cache
-def small_step(space):
-    """The most that a small unit adds: the first VO dim of a head brings the QK dims of the head back to life."""
-    revived = space.table.head_dim * 2 * (space.table.sizes["hidden"] + 1)
-    return (float(space.unit_cost()[~space.large].max()) + revived) / space.total()
 
 
 @st.composite
@@ -45,18 +40,43 @@ def mixes(draw):
     seed=st.integers(0, 2**32 - 1),
     bias=st.sampled_from([-2.0, 0.0, 2.0]),
 )
-def test_a_density_is_reached_to_within_a_small_unit(units, density, seed, bias):
+def test_no_unit_that_is_left_out_fits(units, density, seed, bias):
     """Whatever the scores are, also where all large units rank below all small ones, or above them."""
     space = space_of(units)
     scores = torch.rand(len(space), generator=torch.Generator().manual_seed(seed)) + bias * space.large
     kept = space.choose(scores, density)
-    reached = space.density(kept)
-    assert reached <= density + 1e-12
-    assert density - reached <= small_step(space)
+    assert 0 < space.density(kept) <= density + 1e-12
+    assert_nothing_fits(space, kept, density)
     assert torch.equal(space.closure(kept), kept)
+    open_units = space.leading(scores, density)
+    assert torch.equal(space.closure(open_units), kept)
 
 
-@pytest.mark.parametrize("name", ["grain", "magnitude", "random", "michel"])
+@pytest.mark.parametrize("units", [("layer", "ffn", "vo"), ("ffn", "vo"), ("ffn", "qk", "vo")], ids="-".join)
+def test_dims_that_bring_too_much_back_are_skipped(units):
+    """The VO dims rank first, and the first of a head brings its queries back: a neuron fits, and they do not."""
+    space = space_of(units)
+    kinds = {"vo": 3.0, "qk": 4.0, "layer": 2.0, "ffn": 1.0}
+    scores = torch.cat([torch.full((group.size,), kinds[group.kind]) for group in space.groups])
+    kept = space.choose(scores, 0.03)
+    assert 0 < space.density(kept) <= 0.03
+    assert_nothing_fits(space, kept, 0.03)
+
+
+def test_closed_networks_are_opened_where_there_is_room_for_their_neurons():
+    """CoFi's gates close all of them, and three heads leave room that no head fits into."""
+    space = space_of(("head", "sublayer", "ffn"))
+    method = methods.METHODS.get("cofi")(space, 0.05)
+    with torch.no_grad():
+        for group, gates in space.by_group(method.log_alpha):
+            gates.copy_(torch.linspace(1.0, 2.0, len(gates)) * (-1.0 if group.name.endswith("mlp") else 1.0))
+    plan = method.plan(0.2)
+    heads = sum(int(plan.kept[rows].sum()) for name, rows in space.slices.items() if name.endswith("head"))
+    assert heads > 0
+    assert_nothing_fits(space, plan.kept, 0.2)
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
 @pytest.mark.parametrize(
     "units", [("layer", "ffn", "qk", "vo"), ("ffn", "head"), ("vo", "layer", "ffn", "qk")], ids="-".join
 )
@@ -71,7 +91,9 @@ def test_a_schedule_reaches_its_density(name, units, density):
         before = method.alive.clone()
         method.advance(step / 40)
         assert not (method.alive & ~before).any()
-    assert density - small_step(space) <= method.plan(density).achieved["prunable"] <= density
+    plan = method.plan(density)
+    assert 0 < plan.achieved["prunable"] <= density + 1e-12
+    assert_nothing_fits(space, plan.kept, density)
 
 
 def test_a_large_unit_goes_as_long_as_enough_is_left_without_it():

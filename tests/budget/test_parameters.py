@@ -6,8 +6,8 @@ import pytest
 import torch
 from space_world import FFN, HIDDEN, LAYERS, bert, removed_units, without
 
-from secateur.budget.parameters import TOLERANCE, Parameters, longest_prefix
-from secateur.budget.ranking import rounded
+from secateur.budget.parameters import Parameters
+from secateur.budget.ranking import TOLERANCE, longest_prefix, rounded
 from secateur.budget.space import Space
 from secateur.system.errors import UserError
 from secateur.system.quantities import at_least
@@ -108,8 +108,8 @@ def test_no_further_unit_fits_after_fitting_units_are_added(model, names, densit
     """Kept units stay, the density is not exceeded, and no further unit that costs parameters fits."""
     space = Space(model, *names)
     noise = torch.Generator().manual_seed(0)
-    kept = torch.rand(len(space), generator=noise) < 0.1
-    if space.density(space.closure(kept)) > density:
+    kept = space.closure(torch.rand(len(space), generator=noise) < 0.1)
+    if space.density(kept) > density:
         kept = torch.zeros_like(kept)
     filled = Parameters().add_fitting_units(space, kept, torch.rand(len(space), generator=noise), density)
     assert bool((filled | ~kept).all())
@@ -167,7 +167,7 @@ def test_rounded_sizes_are_multiples_or_the_unpruned_size(larger_model, names, d
 
 @pytest.mark.parametrize("density", [0.2, 0.5, 0.9])
 def test_rounding_adds_the_best_to_the_longest_prefix_that_fits(larger_model, density):
-    """The units that a lower density keeps without rounding stay kept, and no further unit of the ranking fits."""
+    """The longest prefix of the ranking that fits when it is rounded is kept, with what still fits beside it."""
     plain, space = Space(larger_model), Space(larger_model, round_to=4)
     scores = torch.rand(len(space), generator=torch.Generator().manual_seed(1))
     kept, order = space.choose(scores, density), scores.argsort(descending=True)
@@ -175,9 +175,10 @@ def test_rounding_adds_the_best_to_the_longest_prefix_that_fits(larger_model, de
     def prefix(count):
         return plain.closure(torch.zeros(len(plain), dtype=torch.bool).index_fill(0, order[:count], True))
 
-    count = max(n for n in range(len(space)) if bool((prefix(n) <= kept).all()))
-    assert torch.equal(rounded(space, prefix(count), scores, 4), kept)
-    assert space.density(rounded(space, prefix(count + 1), scores, 4)) > density
+    count = max(n for n in range(len(space)) if space.density(rounded(space, prefix(n), scores, 4)) <= density)
+    assert bool((rounded(space, prefix(count), scores, 4) <= kept).all())
+    for unit in (~kept).nonzero().flatten():
+        assert space.density(rounded(space, kept.index_fill(0, unit, True), scores, 4)) > density
     for name, rows in space.slices.items():
         parts = space.table.heads if not name.endswith("ffn") else 1
         own, ranked = kept[rows].view(parts, -1), scores[rows].view(parts, -1)

@@ -1,16 +1,16 @@
-"""Law 5: a method reaches its density, to within one unit, or refuses and names the floor.
+"""Law 5: a method reaches its density, such that no unit that is left out fits, or it is refused at the door.
 
-A density into which no unit fits is refused as well: a model with nothing left is never the result. Where large units
-(layers) are mixed with small ones, a ranking reaches its density to within a small one (tests/budget/test_mixed_units).
+The refusal names the floor. A density into which no unit fits is refused as well: a model with nothing left is never the
+result, whatever the scores and the mix of units are.
 """
 
-import math
 from functools import cache
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from room_left import assert_nothing_fits, nothing
 from tiny_models import CLASSIFIERS, METHODS, UNIT_SETS, covering, random_masks, taught, tiny
 
 from secateur import methods
@@ -32,31 +32,6 @@ def informed(which, units, name):
     return taught(name, space_of(which, units), density=1.0, steps=1)
 
 
-@cache
-def largest_step(space):
-    """The most that keeping one more unit adds to the density.
-
-    It is what the unit alone removes from the whole model, as its share shrinks with what else is removed;
-    the first VO dim of a head also brings the head's QK dims back to life, and a tile all that lies on its indices
-    in the other weights: in the attention that of its heads, of which none here is wider.
-    """
-    steps = [float(space.unit_cost().max())]
-    for group in space.groups:
-        if group.kind == "vo":
-            none, first = space.ones(), space.ones()
-            rows = space.slices[group.name]
-            none[rows.start : rows.start + space.table.head_dim] = 0.0
-            first[rows.start + 1 : rows.start + space.table.head_dim] = 0.0
-            steps.append(float(space.parameters(first) - space.parameters(none)))
-    for _, grid in space.tiled.values():
-        inner = (grid.rows, grid.columns)[grid.inner]
-        width = inner if grid.axis.endswith("ffn") else space.table.head_dim
-        on_axis = [p for p in space.table.parameters if grid.axis in p.axes]
-        share = width / space.table.sizes[grid.axis]
-        steps.append((1 if grid.axis.endswith("ffn") else 2) * share * sum(math.prod(p.shape) for p in on_axis))
-    return max(steps) / space.total()
-
-
 @pytest.mark.parametrize(("which", "units", "name"), covering(CLASSIFIERS, SETS, METHODS))
 @settings(max_examples=6, deadline=None, derandomize=True, database=None)
 @given(density=st.floats(0.0, 1.0, exclude_min=True))
@@ -71,14 +46,43 @@ def test_reached_or_refused(which, units, name, density):
         plan = method.plan(density)
     except UserError as error:
         assert "leaves nothing of the layers" in str(error)
-        assert density < largest_step(space)
+        assert_nothing_fits(space, nothing(space), density)
         return
     achieved = plan.achieved["prunable"]
     assert plan.asked == density
     assert achieved == space.density(plan.kept)
     assert achieved <= density + 1e-12
-    assert density - achieved < largest_step(space)
     assert achieved > 0
+    assert_nothing_fits(space, plan.kept, density)
+
+
+MIXES = (
+    ("layer", "ffn", "vo"),
+    ("layer", "ffn", "qk", "vo"),
+    ("layer", "head"),
+    ("head", "sublayer", "ffn"),
+    ("layer", "sublayer", "head", "ffn"),
+    ("hidden", "head", "sublayer", "ffn"),
+)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("units", MIXES, ids="-".join)
+@pytest.mark.parametrize("which", ["bert", "t5"])
+def test_whatever_the_units_and_the_scores_are(which, units, name):
+    """After a whole schedule of random evidence; what is refused is refused before it, and no smaller model exists."""
+    space = space_of((which,), units)
+    for density in (0.03, 0.25):
+        try:
+            space.check_something_fits(density)
+        except UserError:
+            assert_nothing_fits(space, nothing(space), density)
+            with pytest.raises(UserError, match="out of reach"):
+                methods.METHODS.get(name)(space).plan(density)
+            continue
+        plan = taught(name, space, density, steps=4).plan(density)
+        assert 0 < plan.achieved["prunable"] <= density + 1e-12
+        assert_nothing_fits(space, plan.kept, density)
 
 
 @pytest.mark.parametrize("units", SETS, ids="-".join)

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from secateur.budget.budget import Budget
-from secateur.budget.ranking import descending, highest, ranked, rounded, with_best_hidden
+from secateur.budget.filling import Filling
+from secateur.budget.ranking import (
+    TOLERANCE,
+    descending,
+    highest,
+    longest_prefix,
+    ranked,
+    rounded,
+    with_best_hidden,
+)
 from secateur.budget.wider import lowering_units, or_units_from
 from secateur.structure.groups import kinds_of
 from secateur.system.errors import UserError
@@ -20,7 +29,8 @@ from secateur.system.quantities import at_least
 if TYPE_CHECKING:
     from secateur.budget.space import Space
 
-TOLERANCE = 1e-12  # of densities
+
+FEW = 64  # units; where no more are left, what is kept before the last share depends on it
 
 
 @dataclass(frozen=True)
@@ -51,36 +61,49 @@ class Parameters(Budget):
                 f"{at_least(floor, '.4f')}; raise the density{others}"
             )
 
+    def least(self, space: Space) -> float:
+        """The lowest share, above 0, that something of the layers can have: that of the smallest unit."""
+        return self._filling(space, space.ones().double(), 1.0).least()
+
     def kinds(self, space: Space) -> tuple[str, ...]:
         """The kinds of units that can be named."""
         return kinds_of(space.table)
 
     def choose(self, space: Space, scores: Tensor, share: float, alive: Tensor, last: float) -> Tensor:
-        """The highest-scored units, as many as fit after closure and rounding.
+        """The highest-scored units, as many as fit after closure and rounding, and then those that fit into the rest.
 
         The achieved density is at most the requested one; units that are dead because of others leave room for the
-        next in rank. The units kept are a prefix of the ranking, plus those that round sizes up. Where a large unit,
-        such as a layer beside neurons, ends the prefix far below the density, it is ranked otherwise: at the last
-        share by `_selection`, and before it so that the units that would be kept at the last share come first.
+        next in rank. The units kept are a prefix of the ranking, those that round sizes up, and of the others those
+        that still fit (`filling.py`), so that none that is left out does. Where a large unit, such as a layer beside
+        neurons, ends the prefix far below the density, it is ranked otherwise: at the last share by `_selection`, and
+        before it so that the units that would be kept at the last share come first.
         """
-        values = ranked(scores, alive)
-        if share > last and bool(space.large.any()):
-            values = values.masked_fill(self.choose(space, scores, last, alive, last), torch.inf)
-            ranking = self._ranking(space, values)
+        values = kept_first = ranked(scores, alive)
+        if share > last and self._few_fit(space, last):
+            kept_first = values.masked_fill(self.choose(space, scores, last, alive, last), torch.inf)
+            ranking = self._ranking(space, kept_first)
             count = longest_prefix(ranking.share, len(ranking), share)
         else:
             ranking, count = self._selection(space, values, share)
-        return space.closure(ranking.first(count)) & alive
+        return self._filled(space, values, share, space.closure(ranking.first(count)) & alive)
 
     def leading(self, space: Space, scores: Tensor, share: float, alive: Tensor) -> Tensor:
         """The alive units in the ranking of all units that `choose` keeps, or that are dead because of others.
 
         A method that learns its masks keeps the latter open. If they were closed too, two units that need each other
-        could not return: both masks would be 0, and so would the gradients of both.
+        could not return: both masks would be 0, and so would the gradients of both. Those that would come alive with
+        units that fit into the rest are closed.
         """
         ranking, count = self._selection(space, ranked(scores), share)
         open_units = with_best_hidden(space, highest(ranking.values, count), ranking.values)
-        return (open_units | space.closure(ranking.first(count))) & alive
+        first = space.closure(ranking.first(count)) & alive
+        kept = self._filled(space, ranked(scores, alive), share, first)
+        together = (open_units & alive) | kept
+        return together & ~(space.closure(together) & ~kept)
+
+    def _few_fit(self, space: Space, share: float) -> bool:
+        """Whether what is left at a share depends on single units: some are large, or few fit."""
+        return bool(space.large.any()) or share * space.total() < FEW * float(space.unit_cost().max())
 
     def _selection(self, space: Space, values: Tensor, share: float) -> tuple[Ranking, int]:
         """The ranking by which units are kept within a share, and the number of them, the largest that fits.
@@ -107,25 +130,19 @@ class Parameters(Budget):
         return Ranking(space, values, partial(self.share, space))
 
     def add_fitting_units(self, space: Space, kept: Tensor, scores: Tensor, density: float) -> Tensor:
-        """`(N,)` bool: `kept`, and of the other units the highest-scored ones that still fit into `density`.
+        """`(N,)` bool: `kept`, closed, and of the other units the highest-scored ones that still fit into `density`.
 
-        Unlike `choose` it skips units that do not fit. Afterwards no further unit that costs parameters fits, except
-        those at -inf in `scores`, which are never added.
+        Afterwards no further unit fits, alone or with the units that it needs, except those at -inf in `scores`, which
+        are never added.
         """
-        kept, refused = kept.clone(), scores == -torch.inf
-        while True:
-            cost, room = space.marginal_cost(kept), density * space.total() - float(space.parameters(kept))
-            fitting = (~kept & ~refused & (cost > 0.5) & (cost <= room + 1e-6)).nonzero().flatten()
-            if not len(fitting):
-                return kept
-            best = fitting[descending(scores[fitting])]
-            if count := longest_prefix(partial(self._share_with, space, kept, best), len(best), density):
-                kept = _with(kept, best, count)
-            else:
-                refused[best[0]] = True
+        return self._filled(space, ranked(scores), density, kept)
 
-    def _share_with(self, space: Space, kept: Tensor, units: Tensor, count: int) -> float:
-        return self.share(space, _with(kept, units, count))
+    def _filled(self, space: Space, values: Tensor, share: float, kept: Tensor) -> Tensor:
+        return self._filling(space, values, share).filled(kept)
+
+    def _filling(self, space: Space, values: Tensor, share: float) -> Filling:
+        stored = space.filled if self.count_zeros else space.closure
+        return Filling(space, values, share, share_of=partial(self.share, space), stored=stored)
 
 
 class Ranking:
@@ -158,35 +175,6 @@ class Ranking:
     def following(self, count: int) -> int | None:
         """The index of the unit after the first `count`; None after the last."""
         return int(self.order[count]) if count < len(self) else None
-
-
-def longest_prefix(share: Callable[[int], float], limit: int, amount: float, near: int | None = None) -> int:
-    """The largest count up to `limit` whose share is within an amount; shares grow with the count.
-
-    Args:
-        near: a count that is probably close to it.
-    """
-
-    def fits(count: int) -> bool:
-        return share(count) <= amount + TOLERANCE
-
-    low, high = (0, limit) if near is None else _around(min(near, limit), limit, fits)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return low
-
-
-def _around(near: int, limit: int, fits: Callable[[int], bool]) -> tuple[int, int]:
-    """The bounds of the largest count that fits, found in steps from `near` that double."""
-    step = 1
-    if near == 0 or fits(near):
-        while near + step <= limit and fits(near + step):
-            near, step = near + step, 2 * step
-        return near, min(near + step - 1, limit)
-    while near - step > 0 and not fits(near - step):
-        near, step = near - step, 2 * step
-    return max(near - step, 0), near - 1
 
 
 def _with(kept: Tensor, units: Tensor, count: int) -> Tensor:

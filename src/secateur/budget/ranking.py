@@ -6,6 +6,7 @@ have a score of minus infinity and are never selected.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import lcm
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from secateur.structure.space import UnitSpace
 
+TOLERANCE = 1e-12  # of shares
 SIZED = ("ffn", "qk", "vo", "hidden")
 """Kinds of units that are dims of a tensor, whose numbers `round_to` makes multiples."""
 
@@ -81,3 +83,32 @@ def _rounded_up(kept: Tensor, values: Tensor, multiple: int) -> Tensor:
     counts, alive = kept.sum(dim=1), (values > -torch.inf).sum(dim=1)
     wanted = torch.minimum((counts + multiple - 1) // multiple * multiple, torch.maximum(alive, counts))
     return highest(values.masked_fill(kept, torch.inf), wanted.unsqueeze(1))
+
+
+def longest_prefix(share: Callable[[int], float], limit: int, amount: float, near: int | None = None) -> int:
+    """The largest count up to `limit` whose share is within an amount; shares grow with the count.
+
+    Args:
+        near: a count that is probably close to it.
+    """
+
+    def fits(count: int) -> bool:
+        return share(count) <= amount + TOLERANCE
+
+    low, high = (0, limit) if near is None else _around(min(near, limit), limit, fits)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _around(near: int, limit: int, fits: Callable[[int], bool]) -> tuple[int, int]:
+    """The bounds of the largest count that fits, found in steps from `near` that double."""
+    step = 1
+    if near == 0 or fits(near):
+        while near + step <= limit and fits(near + step):
+            near, step = near + step, 2 * step
+        return near, min(near + step - 1, limit)
+    while near - step > 0 and not fits(near - step):
+        near, step = near - step, 2 * step
+    return max(near - step, 0), near - 1

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.budget.parameters import Ranking, longest_prefix
+from secateur.budget.parameters import Ranking
+from secateur.budget.ranking import longest_prefix
 from secateur.budget.space import Space
 from secateur.structure.architecture import VOCABULARIES, Embedding, Linear, Norm
 from secateur.structure.axis_table import Parameter

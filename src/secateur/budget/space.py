@@ -12,12 +12,13 @@ from transformers import PreTrainedModel
 
 from secateur.budget.budget import Budget
 from secateur.budget.parameters import Parameters
-from secateur.budget.ranking import with_best_hidden
+from secateur.budget.ranking import TOLERANCE, with_best_hidden
 from secateur.structure.groups import Group
 from secateur.structure.space import UnitSpace
 from secateur.structure.tiles import is_tiled
 from secateur.system.deprecation import deprecated
 from secateur.system.errors import UserError
+from secateur.system.quantities import at_least
 
 
 class Space(UnitSpace):
@@ -75,10 +76,20 @@ class Space(UnitSpace):
         return self.budget.floor(self)
 
     @cached_property
+    def smallest(self) -> float:
+        """The parameters of the smallest unit, of those that have some in the unpruned model."""
+        cost = self.unit_cost()
+        return float(cost[cost > 0].min())
+
+    @cached_property
+    def least(self) -> float:
+        """The lowest density, above 0, of a model with something left of its layers."""
+        return Parameters().least(self)
+
+    @cached_property
     def large(self) -> Tensor:
         """`(N,)` bool: units of more than twice the parameters of the smallest, such as layers beside neurons."""
-        cost = self.unit_cost()
-        return cost > 2 * cost[cost > 0].min()
+        return self.unit_cost() > 2 * self.smallest
 
     @cached_property
     def small_step(self) -> float:
@@ -113,21 +124,29 @@ class Space(UnitSpace):
             UserError: they leave nothing.
         """
         if self.density(kept) == 0.0:
-            raise UserError(
-                f"{share:.4g} of the {self.budget.name} is out of reach: pruning {', '.join(self.units)} to it leaves "
-                "nothing of the layers; ask for more, or name smaller units"
-            )
+            raise self._nothing_left(share)
+
+    def _nothing_left(self, share: float, more: str = "more") -> UserError:
+        """The refusal of a share within which nothing of the layers fits, with how much to ask for instead."""
+        return UserError(
+            f"{share:.4g} of the {self.budget.name} is out of reach: pruning {', '.join(self.units)} to it leaves "
+            f"nothing of the layers; ask for {more}, or name smaller units"
+        )
 
     def check_something_fits(self, share: float) -> None:
-        """Check that some units fit into a share, of which the smallest are chosen first.
+        """Check that some units fit into a share, so that `choose` leaves something, whatever the scores are.
 
         Raises:
             UserError: as `requested_share`, or none fit.
         """
-        nothing = self.ones().double() * 0
-        cost = self.marginal_cost(with_best_hidden(self, nothing > 0, nothing))
-        smallest_first = -cost.masked_fill(cost <= 0, float(cost.max()) + 1)  # a unit that is dead alone comes last
-        self.check_something_left(self.choose(smallest_first, share), share)
+        self.requested_share(share, None)
+        if not self.budget.of_parameters:
+            nothing = self.ones().double() * 0
+            cost = self.marginal_cost(with_best_hidden(self, nothing > 0, nothing))
+            smallest_first = -cost.masked_fill(cost <= 0, float(cost.max()) + 1)  # a unit that is dead alone comes last
+            self.check_something_left(self.choose(smallest_first, share), share)
+        elif self.floor() == 0.0 and share < self.least - TOLERANCE:
+            raise self._nothing_left(share, f"{at_least(self.least, '.4g')} or more")
 
     def choose(
         self,

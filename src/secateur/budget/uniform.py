@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from secateur.budget.parameters import TOLERANCE, Parameters, longest_prefix
-from secateur.budget.ranking import highest, ranked
+from secateur.budget.parameters import Parameters
+from secateur.budget.ranking import TOLERANCE, highest, longest_prefix, ranked
 from secateur.structure.groups import Group
 from secateur.system.errors import UserError
 

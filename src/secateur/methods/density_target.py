@@ -52,11 +52,12 @@ class DensityTarget:
         return self.density(progress) == self.density.stop
 
     def kept(self, scores: Tensor, alive: Tensor, density: float, progress: float) -> Tensor:
-        """`(N,)` bool: units whose counted density is at most the given one, and less than one unit below it.
+        """`(N,)` bool: units whose counted density is at most the given one, and such that no other fits beside them.
 
         Groups of one unit (sublayers, layers) are kept as they were learned, as far as the density is in reach with
         them. Log alpha of all other gates is shifted by one number, the largest at which the deterministic masks fit.
-        The highest-scored other units that still fit are added, unless the space has a `round_to`.
+        The highest-scored other units that still fit are added. Where all that is open is kept and there is still room,
+        sublayers and layers that were closed are opened for them, by their scores.
         """
         single, reach = self._kept_singles(scores, alive, density), _reach(scores)
         low, high = -reach, reach
@@ -64,8 +65,7 @@ class DensityTarget:
             middle = (low + high) / 2
             fits = self.space.density(self._shifted(scores, single, middle)) <= density + 1e-12
             low, high = (middle, high) if fits else (low, middle)
-        kept = self._shifted(scores, single, low)
-        return kept if self.space.round_to > 1 else Parameters().add_fitting_units(self.space, kept, scores, density)
+        return Parameters().add_fitting_units(self.space, self._shifted(scores, single, low), scores, density)
 
     def _kept_singles(self, scores: Tensor, alive: Tensor, density: float) -> Tensor:
         """Indices of the units to keep among those that are the only one of their group.

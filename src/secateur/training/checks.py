@@ -90,7 +90,11 @@ def check_sharding(sharding: Sharding | None, refit: bool, generates: bool) -> N
 
 
 def check_method(method: Method | None, model: nn.Module, args: TrainingArguments) -> None:
-    """Refuse a method of another model's units, and fp16 under a method: its gradients would be of a scaled loss."""
+    """Refuse a method of another model's units, one whose last density leaves nothing, and fp16 under a method.
+
+    With fp16 its gradients would be of a scaled loss. A published procedure (`faithful`) may leave less than it is asked
+    for, and is refused when it has left nothing.
+    """
     if method is None:
         return
     if method.space.model is not model:
@@ -98,6 +102,8 @@ def check_method(method: Method | None, model: nn.Module, args: TrainingArgument
             "the method chooses units of another model than the one that is trained: make its space from that model, "
             "Space(model, ...)"
         )
+    if not method.steps and not getattr(method, "faithful", False):
+        method.space.check_something_fits(method.share_schedule.stop)
     if args.fp16:
         raise UserError("fp16 scales the loss that the method observes: use bf16 or fp32 for pruning")
 
