@@ -1,7 +1,7 @@
 """Law 5: a method reaches its density, such that no unit that is left out fits, or it is refused at the door.
 
-The refusal names the floor. A density into which no unit fits is refused as well: a model with nothing left is never the
-result, whatever the scores and the mix of units are.
+The refusal names the floor. A density into which no unit fits is refused as well: a model with nothing left is never
+the result, whatever the scores and the mix of units are.
 """
 
 from functools import cache

@@ -28,8 +28,8 @@ ROUNDING = 1e-6  # parameters
 class Filling:
     """Adds units to those that are kept in the order of their values `(N,)`, as long as they fit into a share.
 
-    Units in places that are alive, such as the neurons of a network that keeps some, come before those that open a head,
-    a sublayer or a layer again. Units at minus infinity are never added, nor those that need one.
+    Units in places that are alive, such as the neurons of a network that keeps some, come before those that open a
+    head, a sublayer or a layer again. Units at minus infinity are never added, nor those that need one.
 
     Args:
         share: that is not exceeded.
@@ -106,7 +106,7 @@ class Filling:
             yield self._with(kept, needed.nonzero().flatten())
 
     def _first_dims(self, kept: Tensor) -> Tensor:
-        """`(N,)` bool: VO dims of heads that keep none, which bring a head back with all its QK dims, or without any."""
+        """`(N,)` bool: VO dims of heads that keep none: they bring a head back with all its QK dims, or without."""
         first, alive = torch.zeros_like(kept), self.space.read(kept).alive
         for group in self.space.groups:
             if group.kind == "vo":

@@ -92,8 +92,8 @@ def check_sharding(sharding: Sharding | None, refit: bool, generates: bool) -> N
 def check_method(method: Method | None, model: nn.Module, args: TrainingArguments) -> None:
     """Refuse a method of another model's units, one whose last density leaves nothing, and fp16 under a method.
 
-    With fp16 its gradients would be of a scaled loss. A published procedure (`faithful`) may leave less than it is asked
-    for, and is refused when it has left nothing.
+    With fp16 its gradients would be of a scaled loss. A published procedure (`faithful`) may leave less than it is
+    asked for; only its plan is refused if that is nothing.
     """
     if method is None:
         return
