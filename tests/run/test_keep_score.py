@@ -226,7 +226,11 @@ def test_where_none_keeps_the_score_the_largest_is_taken_and_said():
 @pytest.mark.parametrize(
     ("changed", "greater", "message"),
     [
-        ({"data.rows": 3}, True, "target.keep_score holds out a quarter of the training rows, and there are 3"),
+        (
+            {"data.rows": 3, "seed": 1},
+            True,
+            "target.keep_score holds out a quarter of the training rows, and there are 3",
+        ),
         ({}, False, "target.keep_score needs a metric of which more is better, and accuracy is none"),
     ],
 )
