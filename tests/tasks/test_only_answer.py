@@ -12,7 +12,7 @@ from secateur.tasks.classification import Classification
 from secateur.tasks.image_data import prepare as prepared_images
 from secateur.tasks.images import Images
 from secateur.tasks.multilabel import MultiLabel
-from secateur.tasks.only_answer import check_scored_answers
+from secateur.tasks.only_answer import check_scored_answers, check_training_answers
 from secateur.tasks.reranking import Reranking
 from secateur.tasks.tokens import Tokens
 
@@ -75,11 +75,11 @@ def test_pairs_with_one_label_are_refused_where_correlation_is_the_score(tmp_pat
 )
 def test_training_rows_that_are_kept_have_several_answers(tmp_path, kind, rows, said):
     data = write(tmp_path, train=rows, dev=rows)
-    with pytest.raises(UserError, match=f"^all 3 training rows that are kept have {said}: keep more of them"):
-        kind.from_data(data, rows=3)
-    with pytest.raises(UserError, match=r"^the only training row that is kept has "):
-        kind.from_data(data, rows=1)
-    assert len(kind.from_data(data, rows=31).splits["train"]) == 31
+    with pytest.raises(UserError, match=f"^all 3 training rows in use have {said}: use more of them"):
+        check_training_answers(kind.from_data(data, rows=3))
+    with pytest.raises(UserError, match=r"^the only training row in use has "):
+        check_training_answers(kind.from_data(data, rows=1))
+    check_training_answers(kind.from_data(data, rows=31))
 
 
 def test_several_labels_that_all_training_rows_have_are_refused(tmp_path):
@@ -93,10 +93,12 @@ def test_a_run_refuses_a_file_that_was_sorted_and_cut_before_it_trains(tmp_path)
     rows = texts(*["bad"] * 12, *["good"] * 16)
     data = tmp_path / "data"
     data.mkdir()
-    made = recipe.make(recipe_values(str(world / "encoder"), write(data, train=rows, test=rows[20:])))
+    values = recipe_values(str(world / "encoder"), write(data, train=rows, test=rows[20:]))
     for start in (pipeline.run, pipeline.dry_run):
         with pytest.raises(UserError, match="all 8 test rows have the label good"):
-            start(made, tmp_path / "run")
+            start(recipe.make(values), tmp_path / "run")
+        with pytest.raises(UserError, match="the only training row in use has the label"):
+            start(recipe.make(values | {"data.rows": 1}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -20,7 +20,7 @@ from secateur.surgery.opening import open_tokenizer
 from secateur.surgery.vocabulary.counting import Coverage
 from secateur.system.errors import UserError
 from secateur.tasks.fingerprints import of_rows
-from secateur.tasks.only_answer import check_scored_answers
+from secateur.tasks.only_answer import check_scored_answers, check_training_answers
 from secateur.tasks.rows import identity_of
 from secateur.tasks.task import Task, examples, of_all_examples, open_task
 from secateur.training.augment import augmented
@@ -110,14 +110,15 @@ class RunData:
         """Check that the data suits the recipe.
 
         Raises:
-            UserError: too many rows are held out, all scored rows have the same answer, or the texts of the task cannot
-                be augmented.
+            UserError: too many rows are held out, all training rows or all scored rows have the same answer, or the
+                texts of the task cannot be augmented.
         """
         select, count = self.recipe.training.select, len(self.task.splits["train"])
         if self.recipe.reserved >= count:
             keys = {"training.select": select, "data.tuning_rows": self.recipe.data.tuning_rows}
             named = " and ".join(f"{key}: {number}" for key, number in keys.items() if number)
             raise UserError(f"{named} of the {count} training rows cannot be held out: hold out fewer")
+        check_training_answers(self.task)
         check_scored_answers(self.task)
         if self.recipe.training.augment and not self.task.augmentable:
             raise UserError(

@@ -106,7 +106,7 @@ class Classification(LabelledTask):
 
         Raises:
             UserError: the data cannot be read; a column is missing, is empty or has gaps; there is only one class;
-                validation has a class that training lacks; the metric is unknown; `rows` < 1, or they have one class.
+                validation has a class that training lacks; the metric is unknown; `rows` < 1.
         """
         candidates = (label,) if label else LABELS
         prepared = partial(prepare, text=text, label=label, asked=labels, scores=scores)

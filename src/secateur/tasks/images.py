@@ -90,8 +90,7 @@ class Images(Classification):
 
         Raises:
             UserError: the data cannot be read, or an image, which is named; a column is missing or has gaps; there is
-                only one class; validation has a class that training lacks; the metric is unknown; `rows` < 1, or
-                they have only one class.
+                only one class; validation has a class that training lacks; the metric is unknown; `rows` < 1.
         """
         candidates = (label,) if label else (*LABELS, *CLASSES)
         prepared = partial(prepare, image=image, label=label, asked=labels)

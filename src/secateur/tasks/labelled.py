@@ -12,7 +12,6 @@ from typing import Any, TypeVar, cast
 from datasets import ClassLabel, DatasetDict
 from transformers import EvalPrediction, PreTrainedModel
 
-from secateur.system.errors import UserError
 from secateur.tasks.checkpoint_labels import config_of, head_labels
 from secateur.tasks.class_scores import ClassScore
 from secateur.tasks.columns import listed
@@ -59,19 +58,12 @@ class LabelledTask(Task):
         """The task with that many training rows, sampled by the seed; with all by default.
 
         Raises:
-            UserError: `rows` < 1, or nothing can be learned from these rows, because all have the same answer.
+            UserError: `rows` < 1.
         """
         if rows is None:
             return self
         splits: DatasetDict = Splits(self.splits | {"train": first_rows(self.splits["train"], rows, seed)}, self.origin)
         own: Self = replace(cast(Any, self), splits=splits)
-        if (answer := own.only_answer("train")) is not None:
-            have = (
-                "the only training row that is kept has"
-                if rows == 1
-                else f"all {rows} training rows that are kept have"
-            )
-            raise UserError(f"{have} {answer}: keep more of them (--rows)")
         return own
 
     def described(self) -> dict[str, str]:

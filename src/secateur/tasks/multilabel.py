@@ -71,8 +71,7 @@ class MultiLabel(Classification):
 
         Raises:
             UserError: the data cannot be read; a column is missing, is empty or has gaps; there is only one label;
-                validation has a label that training lacks; the metric is unknown; `rows` < 1, or
-                all of them have the same labels.
+                validation has a label that training lacks; the metric is unknown; `rows` < 1.
         """
         prepared = partial(prepare, text=text, label=label, asked=labels)
         candidates = possible_labels(label)

@@ -122,7 +122,7 @@ class Tokens(LabelledTask):
         Raises:
             UserError: the data cannot be read; a column is missing or holds no lists; a row is empty, has a gap, or
                 more or fewer tags than words; there is only one tag; validation has a tag that training lacks; the
-                metric is unknown; `rows` < 1, or they have only one tag.
+                metric is unknown; `rows` < 1.
         """
         prepared = partial(prepare, text=text, label=label, labels=labels)
         candidates = (label,) if label else TAGS
