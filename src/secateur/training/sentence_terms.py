@@ -139,7 +139,7 @@ class _OfSimilarities(Term):
         head = head_of(student)
         self.similarity = COSINE if head is None else head.similarity
 
-    def among(self, rows: Tensor, scaled_by: Tensor) -> Tensor:
+    def _among(self, rows: Tensor, scaled_by: Tensor) -> Tensor:
         """`(rows, rows)`: the similarities of vectors, over the scale of others."""
         return SIMILARITIES[self.similarity](rows, rows) / scale(self.similarity, scaled_by)
 
@@ -173,7 +173,7 @@ class Similarity(_OfSimilarities):
 
     def forward(self, step: Step) -> Tensor:
         taught = vectors(step.teacher)
-        student, teacher = (self.among(own, taught) for own in (vectors(step.student), taught))
+        student, teacher = (self._among(own, taught) for own in (vectors(step.student), taught))
         itself = torch.eye(len(student), device=student.device, dtype=torch.bool)
         if self.loss == "mse":
             return (student - teacher).square().masked_fill(itself, 0.0).sum() / max(1, itself.numel() - len(itself))
@@ -208,7 +208,7 @@ class Contrastive(_OfSimilarities):
         examples, places = step.examples.unbind(dim=1)
         rows = vectors(step.student)
         anchors = (places == 0).unsqueeze(1)
-        logits = (self.among(rows, rows) / self.temperature).masked_fill(places == 0, NEVER)
+        logits = (self._among(rows, rows) / self.temperature).masked_fill(places == 0, NEVER)
         pairs = (examples[:, None] == examples) & anchors & (places == 1)
         found = functional.log_softmax(logits, dim=-1) * pairs
         return -found.sum() / pairs.sum().clamp(min=1)
