@@ -126,3 +126,17 @@ def test_a_plan_that_leaves_nothing_is_an_error():
     method.alive.fill_(False)
     with pytest.raises(UserError, match="leaves nothing of the layers"):
         method.plan(0.05)
+
+
+@pytest.mark.parametrize("density", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("rising", [True, False])
+def test_of_large_units_the_best_are_kept_wherever_the_ranking_ends(density, rising):
+    """Dims of the stream rank above all neurons; where not all of them fit, those of the highest scores are left."""
+    space = space_of(("hidden", "ffn"))
+    rows = space.slices["hidden"]
+    scores = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
+    scores[rows] = 1.0 + torch.linspace(0.0, 1.0, rows.stop - rows.start).flip(0 if not rising else ())
+    kept = space.choose(scores, density)[rows]
+    count = int(kept.sum())
+    assert torch.equal(kept, scores[rows] >= scores[rows].sort(descending=True).values[count - 1])
+    assert count < len(kept) or density > 0.5

@@ -108,11 +108,13 @@ class Parameters(Budget):
     def _selection(self, space: Space, values: Tensor, share: float) -> tuple[Ranking, int]:
         """The ranking by which units are kept within a share, and the number of them, the largest that fits.
 
-        If the next unit is large and there is room for a small one, it is ranked first, or left out if it does not fit
-        then. Each large unit is moved at most twice, so that this ends. If there are enough small units, what is kept
-        is then within one of them of the share.
+        If the next unit is large and there is room for a small one, it is ranked before all that were not moved, or
+        left out if it does not fit then. Units that were moved stay in the order of their values, so that the best of
+        them are kept. Each large unit is moved at most twice, so that this ends. If there are enough small units, what
+        is kept is then within one of them of the share.
         """
-        ranking = self._ranking(space, values)
+        places = _places(values)
+        ranking = self._ranking(space, places)
         count = longest_prefix(ranking.share, len(ranking), share)
         while True:
             following = ranking.following(count)
@@ -120,10 +122,10 @@ class Parameters(Budget):
                 return ranking, count
             if share - ranking.share(count) <= space.small_step + TOLERANCE:
                 return ranking, count
-            ranked_first = bool(ranking.values[following] == torch.inf)
-            values = ranking.values.clone()
-            values[following] = -torch.inf if ranked_first else torch.inf
-            ranking = self._ranking(space, values)
+            moved = bool(places[following] > len(places))
+            places = places.clone()
+            places[following] = -torch.inf if moved else places[following] + len(places)
+            ranking = self._ranking(space, places)
             count = longest_prefix(ranking.share, len(ranking), share, near=count)
 
     def _ranking(self, space: Space, values: Tensor) -> Ranking:
@@ -175,6 +177,16 @@ class Ranking:
     def following(self, count: int) -> int | None:
         """The index of the unit after the first `count`; None after the last."""
         return int(self.order[count]) if count < len(self) else None
+
+
+def _places(values: Tensor) -> Tensor:
+    """`(N,)` double: the places of units in the order of their values, from N for the highest down to 1.
+
+    Units at minus infinity stay there.
+    """
+    places = torch.empty_like(values, dtype=torch.double)
+    places[descending(values)] = torch.arange(len(values), 0, -1, dtype=torch.double, device=values.device)
+    return places.masked_fill(values == -torch.inf, -torch.inf)
 
 
 def _with(kept: Tensor, units: Tensor, count: int) -> Tensor:
