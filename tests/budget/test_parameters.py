@@ -109,7 +109,7 @@ def test_no_further_unit_fits_after_fitting_units_are_added(model, names, densit
     space = Space(model, *names)
     noise = torch.Generator().manual_seed(0)
     kept = space.closure(torch.rand(len(space), generator=noise) < 0.1)
-    if space.density(kept) > density:
+    if not 0 < space.density(kept) <= density:
         kept = torch.zeros_like(kept)
     filled = Parameters().add_fitting_units(space, kept, torch.rand(len(space), generator=noise), density)
     assert bool((filled | ~kept).all())
@@ -178,7 +178,8 @@ def test_rounding_adds_the_best_to_the_longest_prefix_that_fits(larger_model, de
     count = max(n for n in range(len(space)) if space.density(rounded(space, prefix(n), scores, 4)) <= density)
     assert bool((rounded(space, prefix(count), scores, 4) <= kept).all())
     for unit in (~kept).nonzero().flatten():
-        assert space.density(rounded(space, kept.index_fill(0, unit, True), scores, 4)) > density
+        more = rounded(space, kept.index_fill(0, unit, True), scores, 4)
+        assert torch.equal(more, kept) or space.density(more) > density
     for name, rows in space.slices.items():
         parts = space.table.heads if not name.endswith("ffn") else 1
         own, ranked = kept[rows].view(parts, -1), scores[rows].view(parts, -1)
