@@ -125,12 +125,16 @@ class Filling:
         return on_stream
 
     def _smallest_cost(self, kept: Tensor) -> float:
-        """The fewest parameters that a unit, with what it needs, may add."""
+        """The fewest parameters that a unit, with what it needs, may add.
+
+        A dim of a value that several heads share costs less where one of them is opened than where all are open.
+        """
+        of_all = 1.0 + self.space.table.heads / self.space.table.kv_heads
         if (rows := self.space.slices.get("hidden")) is None:
-            return self.space.smallest
+            return self.space.smallest * 2.0 / of_all
         whole = self.space.ones()
         whole[rows] = kept[rows].to(whole.dtype)
-        costs = self.space.marginal_cost(whole)
+        costs = self.space.marginal_cost(whole) * 2.0 / of_all
         costs[rows] = self.space.marginal_cost(kept)[rows]
         return float(costs[costs > SOMETHING].min())
 
