@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -138,14 +139,10 @@ class Hidden(Term):
         """
         found = {str(layer): at_same_depth(layer, depth, self.depth) for layer in matched}
         if depth != self.depth:
-            log.info(
-                "%s: the teacher has %d layers and the model %d, so that layers %s of the teacher are compared with %s "
-                "of the model, at the same relative depth",
-                self.name,
-                self.depth,
-                depth,
-                ", ".join(found),
-                ", ".join(map(str, found.values())),
+            _say_once(
+                f"{self.name}: the teacher has {self.depth} layers and the model {depth}, so that layers "
+                f"{', '.join(found)} of the teacher are compared with {', '.join(map(str, found.values()))} of the "
+                "model, at the same relative depth"
             )
         return found
 
@@ -222,6 +219,12 @@ class Hidden(Term):
             if gates:
                 exists[layer] = torch.stack([step.sites[name] != 0 for name in gates]).any()
         return exists
+
+
+@cache
+def _say_once(text: str) -> None:
+    """Log a text, if this process has not yet: a run binds its terms in every check, trial and stage."""
+    log.info(text)
 
 
 def _identity(width: int, target: int) -> nn.Linear:
