@@ -64,7 +64,7 @@ RUNS = {"runs/sst2": {}, "runs/magnitude": {"method": "magnitude"}}
 """Finished runs that a page may use; a page may also replace them by its own."""
 
 EMBEDDERS = ("runs/mini",)
-"""Runs whose model makes sentence embeddings; only the model is there."""
+"""Runs whose model makes sentence embeddings; only the model and its card are there."""
 SERVERS = Path(sys.prefix, "serving", "bin", "python")
 """The environment of blocks in `py`, with neither secateur nor torch: `make setup` makes it."""
 
@@ -129,6 +129,7 @@ def build(folder: Path) -> None:
         (folder / "recipes" / path.name).write_text(smaller(path.read_text(encoding="utf-8")), encoding="utf-8")
     for name in EMBEDDERS:
         write_embedder(folder / name / "model")
+        (folder / name / "model" / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A small model\n")
     for name in ("sentence-minilm", "sentence-transformers/all-MiniLM-L6-v2"):
         write_sentence_model(folder / name)
     for name, values in RUNS.items():

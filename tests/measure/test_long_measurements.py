@@ -5,7 +5,7 @@ import logging
 import pytest
 
 import secateur as sec
-from secateur.measure import progress
+from secateur.measure import deprecated_say
 from secateur.measure.deprecated_say import accepts_say
 
 LOG = logging.getLogger("secateur.measure.something")
@@ -30,7 +30,7 @@ def test_say_is_deprecated_and_called_with_each_line():
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_the_logger_is_restored_also_after_an_error(count):
-    logger = logging.getLogger(progress.LOGGER)
+    logger = logging.getLogger(deprecated_say.LOGGER)
     before = list(logger.handlers), logger.level
     with pytest.warns(DeprecationWarning):
         try:

@@ -295,7 +295,7 @@ def test_a_task_refuses_an_option_that_it_does_not_have(tmp_path):
     task = contract.open_task("questions", data, {"doc_stride": 7, "max_answer_length": 3}, metric="exact_match")
     assert (task.doc_stride, task.max_answer_length, task.metric) == (7, 3, "exact_match")
     with pytest.raises(
-        UserError, match="'questions' has no option 'stride': it has doc_stride, max_answer_length, null"
+        UserError, match="'questions' has no option 'stride': it has validation, doc_stride, max_answer_length"
     ):
         contract.open_task("questions", data, {"stride": 7})
     with pytest.raises(UserError, match="'classification' has no option 'seed': it has scores"):

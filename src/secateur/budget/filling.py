@@ -79,9 +79,19 @@ class Filling:
             best = fitting[descending(self.values[fitting])]
             near = int((cost[best].cumsum(0) <= room).sum())
             count = longest_prefix(self._shares(kept, best), len(best), self.share, near)
-            if not count:  # a head costs more than its VO dims, and so do the others of its attention
-                refused |= self._group_numbers == self._group_numbers[best[0]]
+            if not count:
+                refused |= self._as_costly(best[0])
             kept = self._with(kept, best[:count])
+
+    def _as_costly(self, unit: Tensor) -> Tensor:
+        """`(N,)` bool: a unit that costs more than its marginal cost, and those that do so like it.
+
+        A head costs more than its VO dims, and so do the others of its attention, unless some share a value that is
+        alive.
+        """
+        if self.space.table.heads > self.space.table.kv_heads:
+            return torch.zeros_like(self.values, dtype=torch.bool).index_fill(0, unit, True)
+        return self._group_numbers == self._group_numbers[unit]
 
     def _opened(self, kept: Tensor) -> Tensor | None:
         """`kept` with a unit in the first place that is dead and fits if it is opened; None for none."""
