@@ -21,7 +21,7 @@ from secateur.system import compat, devices
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
 from secateur.tasks.class_scores import ClassScore
-from secateur.tasks.compared import ComparedTask
+from secateur.tasks.compared_task import ComparedTask
 from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.rows import check_length, length_of
 from secateur.tasks.task import Task, examples

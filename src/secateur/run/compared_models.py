@@ -20,7 +20,7 @@ from secateur.run.recipe import make_group
 from secateur.run.run_data import open_data
 from secateur.surgery.opening import local_model_folder, open_model
 from secateur.system.errors import UserError
-from secateur.tasks.compared import ComparedTask
+from secateur.tasks.compared_task import ComparedTask
 from secateur.tasks.task import Task
 
 

@@ -11,7 +11,7 @@ from secateur.report.report import Report
 from secateur.run.recipe import Recipe, keys_of, make
 from secateur.run.run_folder import folders_of
 from secateur.tasks import TASKS
-from secateur.tasks.compared import ComparedTask
+from secateur.tasks.compared_task import ComparedTask
 
 MODELS = ("model", "teacher")
 """The folders of models in the folder of a run."""

@@ -23,7 +23,7 @@ from secateur.system.files import fingerprint
 from secateur.tasks import predictors, register
 from secateur.tasks.checkpoint_labels import read_config
 from secateur.tasks.columns import with_fields
-from secateur.tasks.compared import ComparedTask
+from secateur.tasks.compared_task import ComparedTask
 from secateur.tasks.embedding_data import (
     DOCUMENT,
     KIND,

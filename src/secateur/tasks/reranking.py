@@ -26,7 +26,7 @@ from secateur.system.packages import require
 from secateur.tasks import predictors, register
 from secateur.tasks.checkpoint_labels import config_of
 from secateur.tasks.columns import with_fields
-from secateur.tasks.compared import ComparedTask
+from secateur.tasks.compared_task import ComparedTask
 from secateur.tasks.one_output import REGRESSION, SIGMOID, are_probabilities, has_sigmoid
 from secateur.tasks.predictors import Predictor
 from secateur.tasks.reranking_data import DRAWN, LABEL, LABELS, LISTED, QUERY, find_columns, prepare, with_drawn
