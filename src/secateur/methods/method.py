@@ -75,6 +75,8 @@ class Method(RenamedMembers):
     """Whether it takes `rounds`, in which coarse units are pruned before the others (`methods/rounds.py`)."""
     reads_weights = False
     """Whether scores are computed from the weights of the whole model, which can then not be cut during training."""
+    faithful = False
+    """Whether it follows a published procedure to the letter, which may keep less than it is asked for."""
     defaults: Mapping[str, Any] = {}
     """Recipe keys and the values that they have with this method, where the recipe does not set them."""
 

@@ -16,6 +16,7 @@ from secateur.measure.chance import better_than
 from secateur.report.html import Content, DataTable, Notes, Section, Text
 from secateur.report.report import Report
 from secateur.report.size_text import megabytes
+from secateur.system.quantities import timed_part
 
 HEADING = "What you would otherwise take"
 AHEAD = "The pruned model is ahead of its baselines: none has its score at its latency or at its size."
@@ -23,8 +24,6 @@ AHEAD_IN_SIZE = "The pruned model is ahead of its baselines: none has its score 
 TOLERANCE = 0.05
 """The part by which a latency may be longer and count as the same: medians of one model differ by about as much."""
 PYTORCH = "pytorch"
-GENERATION = "generation"
-"""How the part begins that the protocol of a target names (`measure.generation.part_text`) which times one."""
 
 Shape = tuple[int, int]
 """(batch, tokens)"""
@@ -111,7 +110,7 @@ def _compared(report: Report, candidates: Sequence[Candidate]) -> list[Candidate
 
 
 def _for_generation(report: Report) -> bool:
-    return report.target is not None and str(report.target["protocol"].get("part", "")).startswith(GENERATION)
+    return report.target is not None and bool(timed_part(report.target["protocol"]))
 
 
 def _equalled(report: Report, one: Candidate, sign: float) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ def check_method(method: Method | None, model: nn.Module, args: TrainingArgument
             "the method chooses units of another model than the one that is trained: make its space from that model, "
             "Space(model, ...)"
         )
-    if not method.steps and not getattr(method, "faithful", False):
+    if not method.steps and not method.faithful:
         method.space.check_something_fits(method.share_schedule.stop)
     if args.fp16:
         raise UserError("fp16 scales the loss that the method observes: use bf16 or fp32 for pruning")
