@@ -5,8 +5,8 @@
     python benchmarks/cofi.py table   --data DIR --teacher DIR        latencies in one process, and the tables
     python benchmarks/cofi.py curves                                  expected and scheduled density, and the gates
 
-`train --only NAME` does one run: its name is the density and the seed, `lagrangian` for the constraint of the paper, and
-`longer` for a longer recovery, as in `0.05-0`, `0.05-0-lagrangian` and `0.05-0-longer`.
+`train --only NAME` does one run: its name is the density and the seed, `lagrangian` for the constraint of the
+paper, and `longer` for a longer recovery, as in `0.05-0`, `0.05-0-lagrangian` and `0.05-0-longer`.
 
 `--data` is a folder with `sst2` and `mrpc` (train.parquet and validation.parquet with GLUE's columns); `--teacher` is
 MiniLM-L6 fine-tuned on SST-2. The teacher for MRPC is trained once, first. Finished runs are not repeated.

@@ -57,5 +57,15 @@ def test_hidden_states_of_the_same_relative_depth_are_distilled_with_the_default
         assert all(torch.equal(mine[name], weight) for name, weight in whole.items())
 
 
+def test_which_layers_are_compared_is_said_once_in_each_run(tmp_path, caplog):
+    """Also in the second run of a process."""
+    wanted = recipe.make(values_of(tmp_path, 4) | {"training.steps": 4})
+    for run in ("first", "second"):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            pipeline.run(wanted, tmp_path / run)
+        assert caplog.text.count("layers 0, 2, 4 of the teacher are compared with 0, 1, 2 of the model") == 1
+
+
 def logged(folder):
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

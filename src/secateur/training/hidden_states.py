@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,8 +15,6 @@ from secateur.system.errors import UserError
 from secateur.training.layer_matching import MATCHES, SAME, SAMPLES, at_same_depth, layer_numbers
 from secateur.training.step import Step, Term, real_tokens
 from secateur.training.terms import register
-
-log = logging.getLogger(__name__)
 
 SHARED = "shared"
 """The name of the projection that all layers share where they are matched in each batch."""
@@ -78,6 +74,7 @@ class Hidden(Term):
         self.replayable = match not in SAMPLES
         self.projections = nn.ModuleDict()
         self.width = 0  # dims of the student's residual stream before it is cut
+        self.student_depth = 0  # layers of the student before it is cut
         self.depth = 0  # layers of the teacher
         self.counterparts: dict[str, int] = {}  # teacher's layer -> student's, where they are not matched in each batch
         self.own = slice(None)  # which of the model's layers are the stack's
@@ -108,7 +105,8 @@ class Hidden(Term):
         if self.projections or teacher is None:
             return
         self._check_stack(student)
-        depth, self.depth = self.depth_of(student.config), self.depth_of(teacher.config)
+        self.student_depth = depth = self.depth_of(student.config)
+        self.depth = self.depth_of(teacher.config)
         self.own = slice(-depth, None) if self.stack == "decoder" else slice(depth)
         self.width, target = student.config.hidden_size, teacher.config.hidden_size
         if not self.project and self.width != target:
@@ -119,7 +117,7 @@ class Hidden(Term):
             )
         matched = self.matched(self.depth)
         if self.match == SAME:
-            self.counterparts = self._counterparts(matched, depth)
+            self.counterparts = {str(layer): at_same_depth(layer, depth, self.depth) for layer in matched}
         device = "cpu" if student.device.type == "meta" else student.device  # another process may have its weights
         for name in map(str, matched) if self.match == SAME else [SHARED]:
             self.projections[name] = _identity(self.width, target).to(device) if self.project else nn.Identity()
@@ -131,20 +129,15 @@ class Hidden(Term):
                 "of one stack has none to name"
             )
 
-    def _counterparts(self, matched: Sequence[int], depth: int) -> dict[str, int]:
-        """Teacher's layer -> student's at the same relative depth; it is said where these differ.
-
-        Args:
-            depth: the layers of the student.
-        """
-        found = {str(layer): at_same_depth(layer, depth, self.depth) for layer in matched}
-        if depth != self.depth:
-            _say_once(
-                f"{self.name}: the teacher has {self.depth} layers and the model {depth}, so that layers "
-                f"{', '.join(found)} of the teacher are compared with {', '.join(map(str, found.values()))} of the "
-                "model, at the same relative depth"
-            )
-        return found
+    def remark(self) -> str | None:
+        """Which layers are compared, if the model has not as many as its teacher."""
+        if not self.counterparts or self.student_depth == self.depth:
+            return None
+        return (
+            f"{self.name}: the teacher has {self.depth} layers and the model {self.student_depth}, so that layers "
+            f"{', '.join(self.counterparts)} of the teacher are compared with "
+            f"{', '.join(map(str, self.counterparts.values()))} of the model, at the same relative depth"
+        )
 
     @torch.no_grad()
     def restrict(self, dims: Tensor, layers: Tensor) -> None:
@@ -219,12 +212,6 @@ class Hidden(Term):
             if gates:
                 exists[layer] = torch.stack([step.sites[name] != 0 for name in gates]).any()
         return exists
-
-
-@cache
-def _say_once(text: str) -> None:
-    """Log a text, if this process has not yet: a run binds its terms in every check, trial and stage."""
-    log.info(text)
 
 
 def _identity(width: int, target: int) -> nn.Linear:

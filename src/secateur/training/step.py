@@ -89,6 +89,10 @@ class Term(nn.Module):
             teacher: a model, or an object that is called like one and has its `config`; None if there is none.
         """
 
+    def remark(self) -> str | None:
+        """What is to be said of how the models are compared, once the term is bound to them; None for nothing."""
+        return None
+
     def restrict(self, dims: Tensor, layers: Tensor) -> None:
         """Adapt to a student that was cut.
 

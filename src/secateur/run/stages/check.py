@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -45,6 +46,8 @@ from secateur.tasks.checkpoint_labels import model_type_of
 from secateur.tasks.rows import check_length
 from secateur.training.checks import check_devices
 from secateur.training.evidence import heard
+
+log = logging.getLogger(__name__)
 
 
 def check(context: Context) -> LatencyTable | None:
@@ -243,6 +246,8 @@ def _check_teacher(context: Context, model: PreTrainedModel, teacher: PreTrained
     """A teacher must suit the terms of the loss, have a score, and have the student's shapes if that starts from it."""
     for term in context.distillation.terms():
         term.bind(model, teacher or model)
+        if (remark := term.remark()) is not None:
+            log.info("%s", remark)
     if teacher is None:
         return
     check_score(context, teacher)
