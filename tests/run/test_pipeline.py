@@ -187,11 +187,15 @@ def test_a_run_stops_if_the_cut_model_differs_from_the_masked_one(
     assert not (tmp_path / "run" / missing).exists() and not (tmp_path / "run" / "report.json").exists()
 
 
-@pytest.mark.parametrize("anew", [False, True])
-def test_recovery_continues_with_the_state_of_pruning(values, tmp_path, anew):
+@pytest.mark.parametrize(("decay", "anew"), [("run", False), ("run", True), ("stage", True)])
+def test_recovery_continues_with_the_state_of_pruning(values, tmp_path, decay, anew):
     """Unless it has a learning rate of its own; what was kept for it goes when the run is done."""
-    beginnings, own = Beginnings(), {"training.decay": "stage", "training.recover_learning_rate": 1e-4} if anew else {}
+    beginnings = Beginnings()
+    own = {"training.decay": decay, "training.recover_learning_rate": 1e-4} if anew else {}
     pipeline.run(recipe.make(values | own), tmp_path / "run", [beginnings])
+    logged = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    rates = [line["learning_rate"] for line in logged if line["stage"] == "recover" and "learning_rate" in line]
+    assert (rates[-1] == max(rates)) == (decay == "stage")
     known = beginnings.known
     assert known["teacher-training"] == known["prune"] == 0
     assert (known["recover"] == 0) == anew

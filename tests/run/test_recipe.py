@@ -185,8 +185,7 @@ def test_a_tasks_defaults_override_a_methods():
             {"training.select": 5, "training.evaluations": 0},
             "training.select needs evaluations to choose from: set training.evaluations",
         ),
-        ({"training.decay": "stage"}, "go together"),
-        ({"training.recover_learning_rate": 1e-4}, "go together"),
+        ({"training.decay": "stage"}, "set training.recover_learning_rate, or training.decay: run"),
         (
             {"training.augment": 1, "distillation.labels_weight": 0.5},
             "makes texts without a label: set distillation.labels_weight: 0",

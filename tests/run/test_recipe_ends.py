@@ -416,6 +416,13 @@ ENDS = [
         {"training.decay": "stage"},
         alone=True,
     ),
+    End(
+        "training.recover_learning_rate",
+        1e-6,
+        recovery("learning_rate", "constant", "decay", "restarts", "moments"),
+        (1e-6, False, (0.0, 1.0), (), None),
+        {**LAYERS, "training.decay": "round"},
+    ),
     End("training.warmup", 0.0, argument("warmup_steps"), 0.0),
     End("training.weight_decay", 0.0, argument("weight_decay"), 0.0),
     End("training.average", 0.5, recovery("average"), (0.5,)),

@@ -143,7 +143,10 @@ class TrainingRecipe(Strict):
         "each round: once for the layers and once for finer units",
     )
     recover_learning_rate: float | None = Field(
-        None, gt=0, description="constant learning rate of the recovery, after its own warm-up; needs decay: stage"
+        None,
+        gt=0,
+        description="highest learning rate of the recovery, if not that of the whole run: after its own warm-up it "
+        "decreases to 0, or with decay: stage is constant",
     )
     warmup: float = Field(
         0.1, ge=0, lt=1, description="fraction of the steps over which the learning rate increases from 0"

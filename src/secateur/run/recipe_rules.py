@@ -57,9 +57,12 @@ def _augmented_texts_have_no_label(recipe: Recipe) -> None:
         )
 
 
-def _constant_rate_after_decay(recipe: Recipe) -> None:
-    if (recipe.training.decay == "stage") != (recipe.training.recover_learning_rate is not None):
-        raise UserError("training.decay: stage and training.recover_learning_rate go together: set both or neither")
+def _rate_after_decay(recipe: Recipe) -> None:
+    if recipe.training.decay == "stage" and recipe.training.recover_learning_rate is None:
+        raise UserError(
+            "training.decay: stage leaves no learning rate for the recovery: set training.recover_learning_rate, or "
+            "training.decay: run"
+        )
 
 
 def _one_length(recipe: Recipe) -> None:
@@ -206,7 +209,7 @@ RULES = (
     _selection_needs_evaluations,
     _selection_or_averaging,
     _augmented_texts_have_no_label,
-    _constant_rate_after_decay,
+    _rate_after_decay,
     _one_length,
     _recovery_for_its_keys,
     _one_amount,

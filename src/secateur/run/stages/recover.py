@@ -88,8 +88,9 @@ def recovery_trainer(
 ) -> PruningTrainer:
     """The trainer of a pruned model from `begin`, a fraction of a run, to its end.
 
-    If recovery has its own learning rate it starts with a new optimizer, and warms up to that rate, which then stays.
-    Otherwise it goes on with the schedule and the moments of pruning. Noise, such as dropout, is not that of pruning.
+    If recovery has its own learning rate it starts with a new optimizer and warms up to that rate, which then decreases
+    to 0, or stays where that of pruning has decreased to 0 by itself (`decay: stage`). Otherwise it goes on with the
+    schedule and the moments of pruning. Noise, such as dropout, is not that of pruning.
 
     Args:
         stage: the name of the folder that it trains in.
@@ -105,9 +106,9 @@ def recovery_trainer(
         rounded(steps_of_run(context) * (1 - begin)),
         begin=begin,
         decay=None if own_rate is None else (0.0, 1.0),
-        restarts=restarts(recipe),
+        restarts=restarts(recipe) if own_rate is None else (),
         learning_rate=own_rate or learning_rate_of_run(context),
-        constant=own_rate is not None,
+        constant=recipe.training.decay == "stage",
         moments=moments() if own_rate is None else None,
         seed=recipe.seed + 1,
         average=recipe.training.average,
