@@ -208,6 +208,19 @@ def test_g05_a_gradient_that_is_not_finite_only_decays(toy):
     torch.testing.assert_close(method.importance, before * 0.998**2)
 
 
+def test_units_of_different_sizes_compare(bert):
+    """The gradient at a mask of n parameters is a sum of n terms, of either sign where weights and data are random."""
+    space = Space(bert(num_hidden_layers=4), "head", "ffn")
+    method, cost = Grain(space, 0.3, alpha=0.0), space.unit_cost()
+    noise = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        method.observe(torch.randn(len(space), generator=noise) * cost.sqrt())
+    heads, neurons = (method.scores()[cost == size] for size in (cost.max(), cost.min()))
+    assert cost.max() > 10 * cost.min() and heads.mean() / neurons.mean() == pytest.approx(1.0, rel=0.1)
+    kept = method.chosen(0.3) > 0
+    assert 0 < kept[cost == cost.max()].sum() < len(heads) and 0 < kept[cost == cost.min()].sum() < len(neurons)
+
+
 # G6: masked == compact
 
 

@@ -10,8 +10,10 @@ Equations, by the paper's numbers:
 
 Where the default differs from the published code (`faithful=True` reverts 1 to 3, see tests/golden):
     1. After the QK dims of dead heads are removed, units are kept in their place until the target density is reached.
-    2. Importance is divided by the number of parameters of the unit, so that units of different kinds compare. Those
-       of the paper differ by one parameter, so that this has no effect on them.
+    2. Importance is divided by the root of the number of parameters of the unit, so that units of different sizes
+       compare: it is the sum of as many terms of either sign, which grows with the root of their number. (Divided by
+       the number, heads among neurons are all removed first.) Units of the paper differ by one parameter, so that this
+       has no effect on them.
     3. The mask is updated once more at the end of the schedule; the published loop stops one step earlier.
     4. The moving average stops at the end of the schedule; in the published code it goes on without effect.
 Beyond the paper: `every` observes the gradient of only some steps.
@@ -134,7 +136,8 @@ class Grain(Scheduled):
     def scores(self) -> Tensor:
         if self.faithful:
             return self.importance
-        return self.importance / self.space.unit_cost()
+        cost = self.space.unit_cost()
+        return self.importance / (cost * cost.min()).sqrt()  # per parameter, among units of the smallest size
 
 
 def _vo_dims_of_heads(space: Space) -> tuple[Tensor, Tensor, Tensor]:
