@@ -42,9 +42,10 @@ class TaylorOnce(Scheduled):
     The masks are those of `Method`: 1 for the units that are alive. `Scheduled` removes units along a schedule and
     never restores one.
 
-    Where it differs from the paper: the units are those of a Transformer. They are ranked once, by importance per
-    parameter, so that units of different kinds can be compared. The paper ranks again after each removal and
-    normalises the importance within each layer.
+    Where it differs from the paper: the units are those of a Transformer. They are ranked once, by importance over the
+    root of the number of parameters, so that units of different sizes can be compared: the importance is the absolute
+    value of a sum of as many terms of either sign. The paper ranks again after each removal and normalises the
+    importance within each layer.
     """
 
     importance: Tensor
@@ -68,8 +69,8 @@ class TaylorOnce(Scheduled):
         self.importance += gradient.abs()
 
     def scores(self) -> Tensor:
-        """`(N,)` importance per parameter."""
-        return self.importance / self.space.unit_cost()
+        """`(N,)` importance over the root of the number of parameters."""
+        return self.importance / self.space.unit_cost().sqrt()
 
 
 # A tiny model and task to try it on
