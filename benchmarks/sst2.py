@@ -2,6 +2,7 @@
 
     python benchmarks/sst2.py train   --data DIR --teacher DIR        every run of the table, one folder each
     python benchmarks/sst2.py longer  --data DIR --teacher DIR        GRAIN with a longer recovery
+    python benchmarks/sst2.py coarse  --data DIR --teacher DIR        GRAIN with whole heads or sublayers among its units
     python benchmarks/sst2.py faster  --data DIR --teacher DIR        GRAIN with rounded sizes, and target speed-ups
     python benchmarks/sst2.py walked  --data DIR --teacher DIR        GRAIN at all densities from one pruning
     python benchmarks/sst2.py choose  --data DIR --teacher DIR        settings, on 2,000 rows held out of training
@@ -50,6 +51,19 @@ LONGER: dict[str, Any] = {
 }  # as many steps of pruning
 ROUNDED, SPEED_UPS = 0.05, (5, 10)
 LONGER_RUNS = ((0.05, 0), (0.05, 1), (0.05, 2), (0.03, 0))
+COARSE = {
+    "heads": ["head", "ffn"],
+    "sublayers": ["sublayer", "ffn", "qk", "vo"],
+    "sublayers-heads": ["sublayer", "head", "ffn"],
+}
+"""Name -> units of which some are whole heads or sublayers."""
+COARSE_RUNS = (
+    *((units, 0.05) for units in COARSE),
+    ("sublayers", 0.10),
+    ("sublayers", 0.03),
+    ("sublayers-heads", 0.10),
+    ("sublayers-heads", 0.03),
+)
 
 
 def base(data: Path, teacher: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +97,28 @@ def longer(data: Folder, teacher: Folder, jobs: int = 2) -> None:
     shared = base(data, teacher, LONGER)
     runs = {f"{name_of('grain', d, s)}-longer": {**shared, "target.density": d, "seed": s} for d, s in LONGER_RUNS}
     several(RUNS, runs, jobs)
+
+
+@app.command()
+def coarse(data: Folder, teacher: Folder, jobs: int = 2, units: str = "", density: float = 0.0) -> None:
+    """Do every unfinished run of GRAIN with coarse units, or those of one set of units or of one density."""
+    runs = coarse_runs(base(data, teacher, SETTINGS))
+    chosen = [(u, d) for u, d in COARSE_RUNS if units in ("", u) and density in (0.0, d)]
+    several(RUNS, {name: runs[name] for u, d in chosen for name in coarse_names(u, d)}, jobs)
+
+
+def coarse_runs(shared: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name -> recipe of the runs of `coarse`."""
+    return {
+        name: {**shared, "method": "grain", "target.units": COARSE[units], "target.density": density, "seed": seed}
+        for units, density in COARSE_RUNS
+        for name, seed in zip(coarse_names(units, density), SEEDS.get(density, (0,)), strict=True)
+    }
+
+
+def coarse_names(units: str, density: float) -> list[str]:
+    """The folders of the runs with these units, one for each seed."""
+    return [f"{name_of('grain', density, seed)}-{units}" for seed in SEEDS.get(density, (0,))]
 
 
 @app.command()
@@ -148,6 +184,8 @@ def table(teacher: Folder, repeats: int = 50) -> None:
     for density in sorted({d for d, _ in LONGER_RUNS}, reverse=True):
         names = [f"{name_of('grain', d, s)}-longer" for d, s in LONGER_RUNS if d == density]
         rows |= _row(density, "grain, 8 epochs", names, dense, repeats)
+    for units, density in COARSE_RUNS:
+        rows |= _row(density, f"grain, {', '.join(COARSE[units])}", coarse_names(units, density), dense, repeats)
     for name in faster_runs({}):
         rows |= _row(0.0, name, [name], dense, repeats)
     (RUNS / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
