@@ -2,7 +2,7 @@
 
     python benchmarks/sst2.py train   --data DIR --teacher DIR        every run of the table, one folder each
     python benchmarks/sst2.py longer  --data DIR --teacher DIR        GRAIN with a longer recovery
-    python benchmarks/sst2.py coarse  --data DIR --teacher DIR        GRAIN with whole heads or sublayers among its units
+    python benchmarks/sst2.py coarse  --data DIR --teacher DIR        GRAIN over whole heads or with sublayers
     python benchmarks/sst2.py faster  --data DIR --teacher DIR        GRAIN with rounded sizes, and target speed-ups
     python benchmarks/sst2.py walked  --data DIR --teacher DIR        GRAIN at all densities from one pruning
     python benchmarks/sst2.py choose  --data DIR --teacher DIR        settings, on 2,000 rows held out of training
