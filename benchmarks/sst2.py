@@ -2,7 +2,7 @@
 
     python benchmarks/sst2.py train   --data DIR --teacher DIR        every run of the table, one folder each
     python benchmarks/sst2.py longer  --data DIR --teacher DIR        GRAIN with a longer recovery
-    python benchmarks/sst2.py coarse  --data DIR --teacher DIR        GRAIN over whole heads or with sublayers
+    python benchmarks/sst2.py coarse  --data DIR --teacher DIR        GRAIN over whole heads, sublayers and layers
     python benchmarks/sst2.py faster  --data DIR --teacher DIR        GRAIN with rounded sizes, and target speed-ups
     python benchmarks/sst2.py walked  --data DIR --teacher DIR        GRAIN at all densities from one pruning
     python benchmarks/sst2.py choose  --data DIR --teacher DIR        settings, on 2,000 rows held out of training
@@ -52,11 +52,12 @@ LONGER: dict[str, Any] = {
 ROUNDED, SPEED_UPS = 0.05, (5, 10)
 LONGER_RUNS = ((0.05, 0), (0.05, 1), (0.05, 2), (0.03, 0))
 COARSE = {
+    "layers": ["layer", "ffn", "qk", "vo"],
     "heads": ["head", "ffn"],
     "sublayers": ["sublayer", "ffn", "qk", "vo"],
     "sublayers-heads": ["sublayer", "head", "ffn"],
 }
-"""Name -> units of which some are whole heads or sublayers."""
+"""Name -> units of which some are whole heads, sublayers or layers, all in one ranking."""
 COARSE_RUNS = (
     *((units, 0.05) for units in COARSE),
     ("sublayers", 0.10),
@@ -102,7 +103,7 @@ def longer(data: Folder, teacher: Folder, jobs: int = 2) -> None:
 @app.command()
 def coarse(data: Folder, teacher: Folder, jobs: int = 2, units: str = "", density: float = 0.0) -> None:
     """Do every unfinished run of GRAIN with coarse units, or those of one set of units or of one density."""
-    runs = coarse_runs(base(data, teacher, SETTINGS))
+    runs = coarse_runs({**base(data, teacher, SETTINGS), "target.layers": None})
     chosen = [(u, d) for u, d in COARSE_RUNS if units in ("", u) and density in (0.0, d)]
     several(RUNS, {name: runs[name] for u, d in chosen for name in coarse_names(u, d)}, jobs)
 
