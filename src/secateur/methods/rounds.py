@@ -1,8 +1,8 @@
 """Coarse rounds: layers or sublayers are reduced to a number of them before finer units are pruned.
 
 A layer that is removed saves its norms, additions and calls as well as its weights, and what is left of the model can
-recover from it before its heads and dims are chosen. Within one ranking this cannot be decided: the estimated effect
-of a layer, for each of its parameters, is far below that of a neuron, so that all layers would be removed first.
+recover from it before its heads and dims are chosen. In one ranking of all units the effect of a layer is estimated
+while the others are there, and the recovery comes after all has been removed.
 """
 
 from __future__ import annotations
