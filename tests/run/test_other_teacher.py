@@ -59,7 +59,7 @@ def test_hidden_states_of_the_same_relative_depth_are_distilled_with_the_default
 
 def test_which_layers_are_compared_is_said_once_in_each_run(tmp_path, caplog):
     """Also in the second run of a process."""
-    wanted = recipe.make(values_of(tmp_path, 4) | {"training.steps": 4})
+    wanted = recipe.make(values_of(tmp_path, 4) | {"training.epochs": None, "training.steps": 4})
     for run in ("first", "second"):
         caplog.clear()
         with caplog.at_level("INFO"):
