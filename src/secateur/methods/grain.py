@@ -137,7 +137,7 @@ class Grain(Scheduled):
         if self.faithful:
             return self.importance
         cost = self.space.unit_cost()
-        return self.importance / (cost * cost.min()).sqrt()  # per parameter, among units of the smallest size
+        return self.importance / (cost * cost.min()).sqrt()  # for units of the smallest size, per parameter
 
 
 def _vo_dims_of_heads(space: Space) -> tuple[Tensor, Tensor, Tensor]:
