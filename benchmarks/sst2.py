@@ -103,15 +103,16 @@ def longer(data: Folder, teacher: Folder, jobs: int = 2) -> None:
 @app.command()
 def coarse(data: Folder, teacher: Folder, jobs: int = 2, units: str = "", density: float = 0.0) -> None:
     """Do every unfinished run of GRAIN with coarse units, or those of one set of units or of one density."""
-    runs = coarse_runs({**base(data, teacher, SETTINGS), "target.layers": None})
+    runs = coarse_runs(base(data, teacher, SETTINGS))
     chosen = [(u, d) for u, d in COARSE_RUNS if units in ("", u) and density in (0.0, d)]
     several(RUNS, {name: runs[name] for u, d in chosen for name in coarse_names(u, d)}, jobs)
 
 
 def coarse_runs(shared: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Name -> recipe of the runs of `coarse`."""
+    own = {**shared, "method": "grain", "target.layers": None}
     return {
-        name: {**shared, "method": "grain", "target.units": COARSE[units], "target.density": density, "seed": seed}
+        name: {**own, "target.units": COARSE[units], "target.density": density, "seed": seed}
         for units, density in COARSE_RUNS
         for name, seed in zip(coarse_names(units, density), SEEDS.get(density, (0,)), strict=True)
     }

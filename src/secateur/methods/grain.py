@@ -136,8 +136,7 @@ class Grain(Scheduled):
     def scores(self) -> Tensor:
         if self.faithful:
             return self.importance
-        cost = self.space.unit_cost()
-        return self.importance / (cost * cost.min()).sqrt()  # for units of the smallest size, per parameter
+        return self.importance / self.space.unit_cost().sqrt()
 
 
 def _vo_dims_of_heads(space: Space) -> tuple[Tensor, Tensor, Tensor]:
