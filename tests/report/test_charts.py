@@ -86,6 +86,17 @@ def test_all_lines_are_drawn_even_if_colours_repeat():
     assert len(charts.over_stages([("prune", 2, curves)]).axes[0].lines) == len(curves)
 
 
+def test_a_logarithmic_line_has_a_gap_where_it_is_zero():
+    # gates have no gradient at first; the line went down through the whole page, and matplotlib gave up its layout
+    stages = [("prune", 40, {"a": ([0, 10, 20, 30], [0.0, 0.001, 0.0, 0.1]), "b": ([0, 40], [1e-6, 1e-5])})]
+    (axes,) = charts.over_stages(stages, log=True).axes
+    axes.figure.draw_without_rendering()  # a warning is an error
+    bottom, top = axes.get_ylim()
+    assert 1e-7 < bottom < 1e-6 and 0.1 < top < 1
+    drawn = axes.lines[0].get_path().transformed(axes.transScale).vertices
+    assert [bool(finite) for finite in np.isfinite(drawn[:, 1])] == [False, True, False, True]
+
+
 def test_labels_are_plain_numbers():
     stages = [("prune", 20, {"a": ([3, 9], [0.02, 4000.0])})]
     for scale in ({"log": True}, {"floor": 0}):

@@ -120,7 +120,7 @@ def over_stages(
     Args:
         stages: for each stage its name, its number of steps, and label -> curve.
         level: label and value of a dashed line across all panels, to compare with.
-        log: whether the y-axis is logarithmic; for positive values only.
+        log: whether the y-axis is logarithmic; a curve has a gap where it is not positive.
         floor: the lowest value of the y-axis.
     """
     with style():
@@ -237,7 +237,7 @@ def _scale(axes: Axes, log: bool, floor: float | None) -> None:
 
     axes.margins(y=0.08)
     if log:
-        axes.set_yscale("log")
+        axes.set_yscale("log", nonpositive="mask")
         low, high = axes.get_ylim()
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=7))
         axes.yaxis.set_minor_locator(NullLocator())
