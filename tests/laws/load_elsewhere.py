@@ -18,6 +18,8 @@ WAYS = {
     "trusted": lambda auto, folder: auto.from_pretrained(folder, trust_remote_code=True),
     "encoder": lambda auto, folder: transformers.AutoModel.from_pretrained(folder),
     "trusted-encoder": lambda auto, folder: transformers.AutoModel.from_pretrained(folder, trust_remote_code=True),
+    "new-head": lambda auto, folder: auto.from_pretrained(folder),
+    "trusted-new-head": lambda auto, folder: auto.from_pretrained(folder, trust_remote_code=True),
 }
 
 
@@ -53,7 +55,7 @@ def compare(model, known) -> str:
 
 
 def compare_encoder(model, known) -> str:
-    """The first difference between the hidden states of a model's encoder, loaded alone, and those written before."""
+    """The first difference between a model's hidden states, with another head or without one, and those before."""
     batch = {name.removeprefix("input."): value for name, value in known.items() if name.startswith("input.")}
     taken = signature(model.forward).parameters
     align(model)
@@ -75,7 +77,7 @@ def check(way: str, auto, folder: Path, saves_again: bool) -> str:
         saves_again &= way != "auto"  # the same class as by `load`: no need to save that again
         if saves_again:
             model.save_pretrained(again)
-        compared = compare_encoder if "encoder" in way else compare
+        compared = compare if way in ("load", "auto", "trusted") else compare_encoder
         wrong = compared(model, known)
         if wrong or not saves_again:
             return wrong

@@ -162,27 +162,39 @@ OTHER_HEADS = {
 }
 OF_LABELS = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")
 HEADED_WAYS = ("load", "auto", "trusted", "encoder", "trusted-encoder", "neither")
+NEW_WAYS = ("new-head", "trusted-new-head")
 
 
 @pytest.fixture(scope="module")
 def with_other_heads(tmp_path_factory):
-    """As `report`, of models that were loaded with another head than they were cut with, and saved with it."""
+    """As `report`, of models that are loaded with another head than they were cut with, and saved with it."""
     root = tmp_path_factory.mktemp("heads")
     listed = []
     for name, (which, auto) in OTHER_HEADS.items():
-        save(small(which, "ffn", "vo", "head"), root / "first")
+        first = root / f"{name}-first"
+        save(was := small(which, "ffn", "vo", "head"), first)
         labels = {"num_labels": 5} if auto in OF_LABELS else {}
-        model = getattr(transformers, auto).from_pretrained(root / "first", **labels, ignore_mismatched_sizes=True)
+        model = getattr(transformers, auto).from_pretrained(first, **labels, ignore_mismatched_sizes=True)
         model.eval().save_pretrained(root / name)
+        listed.append(recorded(was, first) | {"auto": auto, "ways": NEW_WAYS, "again": False})
         listed.append(recorded(model, root / name) | {"auto": auto, "ways": HEADED_WAYS, "again": False})
     (root / "cases.json").write_text(json.dumps(listed))
-    return elsewhere(root, "load", "auto", "encoder") | elsewhere(root, "trusted", "trusted-encoder", "neither")
+    trusted = ("trusted", "trusted-encoder", "trusted-new-head", "neither")
+    return elsewhere(root, "load", "auto", "encoder", "new-head") | elsewhere(root, *trusted)
 
 
 @pytest.mark.parametrize("way", HEADED_WAYS)
 @pytest.mark.parametrize("case", OTHER_HEADS)
 def test_a_model_that_was_given_another_head_is_loaded_bit_for_bit(with_other_heads, case, way):
     assert with_other_heads[f"{way} {case}"] == ""
+
+
+@pytest.mark.parametrize("way", NEW_WAYS)
+@pytest.mark.parametrize("case", OTHER_HEADS)
+def test_another_head_is_had_with_and_without_secateur_and_the_encoder_is_the_one_that_was_cut(
+    with_other_heads, case, way
+):
+    assert with_other_heads[f"{way} {case}-first"] == ""
 
 
 @pytest.mark.parametrize("which", [(kind, "Model", 0) for kind in ARCHITECTURES.all()])
@@ -232,17 +244,17 @@ def test_another_number_of_labels_is_had_or_refused(tmp_path):
 
 
 @pytest.mark.parametrize("auto", ["AutoModelForTokenClassification", "AutoModel"])
-def test_the_config_names_the_code_of_the_head_that_a_model_has(auto, tmp_path):
+def test_the_config_names_the_code_of_all_heads_of_the_family(auto, tmp_path):
     save(small(("bert", "ForSequenceClassification", 0), "ffn"), tmp_path / "first")
     config = json.loads((tmp_path / "first" / "config.json").read_text())
     words = {"AutoTokenizer": ["words.Slow", None]}
     (tmp_path / "first" / "config.json").write_text(json.dumps(config | {"auto_map": config["auto_map"] | words}))
     (tmp_path / "first" / "SHA256SUMS").unlink()
     model = getattr(transformers, auto).from_pretrained(tmp_path / "first")
-    encoder = {"AutoModel": "modeling_secateur.PrunedBertModel"}
-    own = {} if auto == "AutoModel" else {auto: "modeling_secateur.PrunedBertForTokenClassification"}
+    heads = ("Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+    classes = {AUTO_CLASSES[head]: f"modeling_secateur.PrunedBert{head}" for head in heads}
     model.save_pretrained(tmp_path / "second")
-    assert json.loads((tmp_path / "second" / "config.json").read_text())["auto_map"] == words | encoder | own
+    assert json.loads((tmp_path / "second" / "config.json").read_text())["auto_map"] == words | classes
 
 
 @pytest.mark.parametrize("which", LEADING)

@@ -16,6 +16,16 @@ AUTO_CLASSES = {
     "MTModel": "AutoModelForSeq2SeqLM",
 }
 """End of a model class's name -> the `AutoModelFor*` that loads it."""
+MAPPINGS = {
+    "AutoModel": "MODEL_MAPPING",
+    "AutoModelForSequenceClassification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
+    "AutoModelForTokenClassification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
+    "AutoModelForQuestionAnswering": "MODEL_FOR_QUESTION_ANSWERING_MAPPING",
+    "AutoModelForImageClassification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
+    "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING",
+    "AutoModelForSeq2SeqLM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
+}
+"""`AutoModelFor*` -> the name in transformers of its table from a config's class to a model class."""
 
 
 def auto_class(name: str) -> str:

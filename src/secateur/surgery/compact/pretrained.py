@@ -14,7 +14,7 @@ import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from secateur.surgery.auto_names import auto_class
+from secateur.surgery.auto_names import MAPPINGS, auto_class
 from secateur.surgery.compact.hub_files import file_of
 from secateur.surgery.compact.integrity import (
     CARD,
@@ -272,11 +272,12 @@ def _plan_of(name: Any, place: dict[str, Any]) -> dict[str, Any] | None:
 def auto_map(stock: type[PreTrainedModel], config: PreTrainedConfig) -> dict[str, str]:
     """`AutoModelFor*` -> the class in the code beside the config that it loads, for the compact class of a stock one.
 
-    It names that class and the one of its encoder alone. What a config says of other classes is of a model with another
-    head, or of the repository that it comes from; what it says of no model, such as a tokenizer, stays.
+    It names that class, the one of its encoder alone, and those of the family's other heads, which are new where they
+    are loaded; of an encoder-decoder the generating one alone. What a config says of other classes is of the repository
+    that it comes from; what it says of no model, such as a tokenizer, stays.
     """
-    encoder = _encoder_name(config)
-    named = {} if encoder is None else {"AutoModel": encoder}
+    autos = ("AutoModel", "AutoModelForSeq2SeqLM") if config.is_encoder_decoder else MAPPINGS
+    named = {auto: name for auto in autos if (name := _stock_name(auto, config)) is not None}
     with suppress(ValueError):
         named[auto_class(stock.__name__)] = stock.__name__
     known = getattr(config, "auto_map", None) or {}
@@ -291,8 +292,18 @@ def _saved_name(config: PreTrainedConfig) -> str:
 
 def _encoder_name(config: PreTrainedConfig) -> str | None:
     """The name of a family's stock class without a head; None if there is none."""
-    encoder: Any = transformers.MODEL_MAPPING.get(type(config), None)
-    return None if encoder is None else encoder.__name__.removeprefix(PREFIX)
+    return _stock_name("AutoModel", config)
+
+
+def _stock_name(auto: str, config: PreTrainedConfig) -> str | None:
+    """The name of the stock class that an `AutoModelFor*` builds for a config; None if it builds none of that kind."""
+    found: Any = getattr(transformers, MAPPINGS[auto]).get(type(config), None)
+    first = found[0] if isinstance(found, tuple) else found
+    name = "" if first is None else first.__name__.removeprefix(PREFIX)
+    with suppress(ValueError):
+        if auto_class(name) == auto:
+            return name
+    return None
 
 
 def pruned(stock: type[PreTrainedModel]) -> type[Pruned]:
