@@ -157,3 +157,47 @@ def test_an_optimizer_that_is_passed_in_trains_gates_and_projections(tmp_path, s
 def test_arguments_that_do_not_fit_are_refused_at_construction(tmp_path):
     with pytest.raises(UserError, match=r"TrainingArguments\(auto_find_batch_size\) does not fit PruningTrainer"):
         trainer(tmp_path, [], None, auto_find_batch_size=True)
+
+
+# Called again
+
+LOGGED = {"eval_strategy": "no", "logging_steps": 1}
+
+
+def rates(made):
+    """The logged learning rates."""
+    return [entry["learning_rate"] for entry in made.state.log_history if "learning_rate" in entry]
+
+
+@pytest.mark.parametrize("kind", [None, Grain])
+def test_a_second_training_has_a_schedule_of_its_own(tmp_path, kind):
+    options = {"method": kind is not None, "kind": kind, "select": None, "objective": [Labels()], **LOGGED}
+    made = trainer(tmp_path, [], None, shrink=kind is not None, **options)
+    made.train()
+    first, alive = rates(made), None if kind is None else made.method.alive.clone()
+    before = made.model.classifier.weight.detach().clone()
+    made.train()
+    assert rates(made) == first and first[0] == 1e-2 and len(first) == STEPS
+    assert not torch.equal(made.model.classifier.weight, before)
+    if kind is not None:
+        assert not alive.all() and torch.equal(made.method.alive, alive)  # what was removed stays removed
+
+
+def test_a_second_training_continues_a_schedule_that_was_passed_in(tmp_path):
+    made = trainer(tmp_path, [], None, method=False, select=None, objective=[Labels()], **LOGGED)
+    made.optimizer = torch.optim.AdamW(made.model.parameters(), lr=1e-2)
+    made.lr_scheduler = get_scheduler("linear", made.optimizer, 0, 2 * STEPS)
+    made.train()
+    first = rates(made)
+    made.train()
+    assert rates(made)[0] < first[-1]
+
+
+def test_a_training_after_an_interrupted_one_begins_anew(tmp_path):
+    callback = Interrupt(KeyboardInterrupt(), step=2)
+    made = trainer(tmp_path, [], callback, select=None, kind=Grain, objective=[Labels()], **LOGGED)
+    with pytest.raises(KeyboardInterrupt):
+        made.train()
+    made.remove_callback(callback)
+    made.train()
+    assert rates(made)[0] == 1e-2 and made.state.global_step == STEPS

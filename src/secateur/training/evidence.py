@@ -85,11 +85,15 @@ class Evidence:
             self.finite.watch("the gradient of the masks", gradient)
             self._sum = gradient if self._sum is None else self._sum + gradient
 
+    def clear(self) -> None:
+        """Drop the gradients of a step that was not finished."""
+        self._sum = None
+
     def hand_over(self, average: Callable[[Tensor], Tensor]) -> None:
         """Let the method observe the step's gradient, averaged over the processes, and begin the next step."""
         if self.method is not None and self._sum is not None:
             self.method.observe(average(self._sum))
-        self._sum = None
+        self.clear()
 
     def _observed(self, values: Mapping[str, Tensor]) -> Tensor | None:
         """The weighted sum of the terms that the method observes in this step; None if it observes none."""

@@ -12,6 +12,10 @@ class TermAverages:
     """Sums of the loss terms, kept on the device until a log line needs their averages."""
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything, for a new log line."""
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
@@ -27,5 +31,5 @@ class TermAverages:
             return {}
         means = average(torch.stack([*self._sums.values()]) / self._count).cpu()
         logs = {f"loss_{name}": float(mean) for name, mean in zip(self._sums, means, strict=True)}
-        self._sums, self._count = {}, 0
+        self.clear()
         return logs

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, TrainerCallback
 
 from secateur.methods.method import Method
@@ -187,7 +188,10 @@ class PruningTrainer(EvaluatingTrainer):
     # Training
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As in Trainer, under the masks. Afterwards, also if interrupted, the model is whole and without masks."""
+        """As in Trainer, under the masks. Afterwards, also if interrupted, the model is whole and without masks.
+
+        A second call trains on from these weights, with new learning rates; the units that a method removed stay so.
+        """
         resume_from_checkpoint = complete_one(resume_from_checkpoint, str(self.args.output_dir))
         if self.best is not None:
             check_evaluations(self.args, self.best.metric)
@@ -202,7 +206,8 @@ class PruningTrainer(EvaluatingTrainer):
         ):
             self.earlier_moments = self.loss.bind(self.teacher, {} if resume_from_checkpoint else self.earlier_moments)
             self.terms.to(device)
-            self.finite.clear()
+            for part in (self.finite, self.evidence, self.term_averages):
+                part.clear()
             self.free_pages = process_memory.FreePages()
             with self.masks.attached(device):
                 with self.finite.named_as_cause():
@@ -329,12 +334,9 @@ class PruningTrainer(EvaluatingTrainer):
             self.earlier_moments = {}
         return self.optimizer or optimizer
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+    def new_schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
         """The part `decay` of Trainer's schedule over the whole run."""
-        if self.lr_scheduler is None:
-            optimizer = optimizer or self.create_optimizer()
-            self.lr_scheduler = part_of_schedule(self.args, optimizer, num_training_steps, self.decay, self.restarts)
-        return self.lr_scheduler
+        return part_of_schedule(self.args, optimizer, steps, self.decay, self.restarts)
 
     # For the stages that follow
 

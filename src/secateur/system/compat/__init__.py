@@ -77,6 +77,7 @@ NAMES = (
     ),
     Name("transformers.Trainer.is_fsdp_enabled", "to refuse models that accelerate splits", instance=True),
     Name("transformers.Trainer.is_deepspeed_enabled", "to refuse models that DeepSpeed splits", instance=True),
+    Name("transformers.Trainer._created_lr_scheduler", "to give each training its schedule", instance=True),
     Name("transformers.Trainer.model_wrapped", "the model as DDP wraps it", instance=True),
     Name("accelerate.Accelerator.ddp_handler", "the options with which DDP wraps a model", instance=True),
     Name(

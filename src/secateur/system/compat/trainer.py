@@ -5,6 +5,7 @@ Checked on transformers 5.23.0 and accelerate 1.15.0; the names are listed in `s
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +16,7 @@ import torch
 from accelerate.data_loader import BatchSamplerShard, DataLoaderShard, SeedableRandomSampler
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import PreTrainedModel
 
@@ -49,8 +51,8 @@ class Checkpointing(Protocol):
 class HookedTrainer(OrderedTrainer, ShardingTrainer):
     """A Trainer that calls the hooks below, `row_order` and `checkpointing`; a subclass names nothing private.
 
-    A subclass sets `row_order` and `checkpointing` before it trains. Once a training or an evaluation has ended, the
-    model has its own forward and settings again.
+    A subclass writes `new_schedule`, and sets `row_order` and `checkpointing` before it trains. Once a training or an
+    evaluation has ended, the model has its own forward and settings again.
     """
 
     model: PreTrainedModel
@@ -71,6 +73,10 @@ class HookedTrainer(OrderedTrainer, ShardingTrainer):
 
     def gradient_norm_known(self, norm: Tensor) -> None:
         """Called once an optimizer step with the norm `()` of the model's gradient before clipping."""
+
+    @abstractmethod
+    def new_schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
+        """The schedule of the learning rates of a training of this many optimizer steps, where none was passed in."""
 
     def finished(self) -> bool:
         """Whether training has taken all its steps, or a callback has stopped it."""
@@ -128,6 +134,13 @@ class HookedTrainer(OrderedTrainer, ShardingTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         with self._borrowed():
             return super().train(*args, **kwargs)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """As in Trainer, of `new_schedule`; a later training has one of its own."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = self.new_schedule(optimizer or self.create_optimizer(), num_training_steps)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         with self._borrowed():
