@@ -162,6 +162,7 @@ def test_arguments_that_do_not_fit_are_refused_at_construction(tmp_path):
 # Called again
 
 LOGGED = {"eval_strategy": "no", "logging_steps": 1}
+LOGGED = {"eval_strategy": "no", "logging_steps": 1}
 
 
 def rates(made):
@@ -201,3 +202,36 @@ def test_a_training_after_an_interrupted_one_begins_anew(tmp_path):
     made.remove_callback(callback)
     made.train()
     assert rates(made)[0] == 1e-2 and made.state.global_step == STEPS
+
+
+# A loss of one's own
+
+
+class OfTransformers(PruningTrainer):
+    """A loss as the pages of transformers show it."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+
+class Doubled(PruningTrainer):
+    def compute_loss(self, *args, **kwargs):
+        return 2 * super().compute_loss(*args, **kwargs)
+
+
+@pytest.mark.parametrize("method", [True, False])
+def test_a_loss_of_ones_own_that_leaves_the_terms_out_is_refused_at_the_first_step(tmp_path, method):
+    made = trainer(tmp_path, [], None, kind=Grain, method=method, select=None, objective=[Labels()], **LOGGED)
+    made.__class__ = OfTransformers
+    before = made.model.classifier.weight.detach().clone()
+    with pytest.raises(UserError, match=r"compute_loss of OfTransformers .*super\(\)\.compute_loss .*pass objective"):
+        made.train()
+    assert torch.equal(made.model.classifier.weight, before)  # no step was taken
+
+
+def test_a_loss_of_ones_own_may_add_to_that_of_the_trainer(tmp_path):
+    made = trainer(tmp_path, [], None, kind=Grain, select=None, objective=[Labels()], **LOGGED)
+    made.__class__ = Doubled
+    made.train()
+    assert made.method.importance.sum() > 0 and not made.method.alive.all()

@@ -91,6 +91,15 @@ class BestEvaluation:
         }
 
 
+def best_evaluation(
+    args: TrainingArguments, metric: str | None, parts: Mapping[str, nn.Module]
+) -> BestEvaluation | None:
+    """The best evaluation of a training by a metric, kept in its folder; None without a metric."""
+    if metric is None:
+        return None
+    return BestEvaluation(Path(str(args.output_dir)) / BEST, metric, parts, greater_is_better(args, metric))
+
+
 def greater_is_better(args: TrainingArguments, metric: str) -> bool:
     """Whether a larger metric is better: as the arguments say; else a loss is the better the lower, as in Trainer.
 

@@ -57,6 +57,16 @@ def check_objective(terms: Sequence[Term], model: nn.Module, teacher: Any) -> No
         )
 
 
+def check_computed(computed: bool, trainer: type) -> None:
+    """Refuse an optimizer step whose loss has neither the terms nor the method's penalty, before it changes weights."""
+    if not computed:
+        raise UserError(
+            f"compute_loss of {trainer.__name__} does not call that of PruningTrainer, so that neither the terms of "
+            "the objective nor the method take part in the training: call super().compute_loss in it, or write the "
+            "loss as a Term and pass objective"
+        )
+
+
 def check_devices(args: TrainingArguments, sharded: bool) -> None:
     """Refuse a process that has several copies of the model, or parts of it that others have made, and a Mac's GPU.
 

@@ -13,6 +13,7 @@ from secateur.methods.method import Method
 from secateur.system.compat.trainer import HookedTrainer
 from secateur.system.process_memory import FreePages
 from secateur.training.best import BestEvaluation
+from secateur.training.foreign_arguments import check_evaluations
 from secateur.training.masks import TrainingMasks, masked
 from secateur.training.nonfinite import FiniteWatch
 from secateur.training.step import INDEX
@@ -37,6 +38,18 @@ class EvaluatingTrainer(HookedTrainer):
 
     def rebuilding(self) -> AbstractContextManager[None]:
         return self.masks.lifted()
+
+    def begin_selection(self, resumed: bool) -> None:
+        """Before a training: check that there are evaluations to select among, and drop what an earlier one has kept.
+
+        Args:
+            resumed: whether the training goes on from a checkpoint.
+        """
+        if self.best is None:
+            return
+        check_evaluations(self.args, self.best.metric)
+        if not resumed and self.args.should_save:
+            self.best.forget()
 
     @masked
     def evaluate(

@@ -12,6 +12,7 @@ class TermAverages:
     """Sums of the loss terms, kept on the device until a log line needs their averages."""
 
     def __init__(self) -> None:
+        self._of_step = False
         self.clear()
 
     def clear(self) -> None:
@@ -24,6 +25,12 @@ class TermAverages:
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
         self._count += 1
+        self._of_step = True
+
+    def step_over(self) -> bool:
+        """Whether terms were added since the previous call, which ended the optimizer step before."""
+        computed, self._of_step = self._of_step, False
+        return computed
 
     def take(self, average: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """`loss_NAME` of every term, averaged over micro-batches and by `average` over processes; then start anew."""

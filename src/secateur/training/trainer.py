@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,11 +31,11 @@ from secateur.system import process_memory
 from secateur.system.parts import whole_state
 from secateur.training import checks
 from secateur.training.averaging import Averaging
-from secateur.training.best import BEST, BestEvaluation, greater_is_better
+from secateur.training.best import best_evaluation
 from secateur.training.checkpoints import OwnCheckpoint, complete_one, parts_of
 from secateur.training.evaluating import EvaluatingTrainer
 from secateur.training.evidence import Evidence
-from secateur.training.foreign_arguments import check_arguments, check_evaluations, check_options
+from secateur.training.foreign_arguments import check_arguments, check_options
 from secateur.training.learning_rate import part_of_schedule
 from secateur.training.logs import TermAverages
 from secateur.training.loss import TermLoss
@@ -160,10 +159,7 @@ class PruningTrainer(EvaluatingTrainer):
         self.replayed = ReplayedSteps(replays, self.loss, self.masks, self.evidence, accelerator.backward)
         cut, mean = getattr(self.shrinking, "shrinking", None), self.averaging
         self.own_state = parts_of(terms=self.terms, method=method, shrinking=cut, averaging=mean, refit=self.refit)
-        self.best: BestEvaluation | None = None
-        if select is not None:
-            kept = {"model": self.model, "own": self.own_state}
-            self.best = BestEvaluation(Path(str(args.output_dir)) / BEST, select, kept, greater_is_better(args, select))
+        self.best = best_evaluation(args, select, {"model": self.model, "own": self.own_state})
         restored = self.shrinking.cut_as_restored if self.shrinking is not None else lambda: None
         self.checkpointing = OwnCheckpoint(
             self.own_state, args, accelerator, lambda: self.state, self._check_weights, restored
@@ -193,10 +189,7 @@ class PruningTrainer(EvaluatingTrainer):
         A second call trains on from these weights, with new learning rates; the units that a method removed stay so.
         """
         resume_from_checkpoint = complete_one(resume_from_checkpoint, str(self.args.output_dir))
-        if self.best is not None:
-            check_evaluations(self.args, self.best.metric)
-            if not resume_from_checkpoint and self.args.should_save:
-                self.best.forget()
+        self.begin_selection(resumed=bool(resume_from_checkpoint))
         device = self.args.device
         self.replayed.forget()
         with (
@@ -287,6 +280,7 @@ class PruningTrainer(EvaluatingTrainer):
 
     def before_step(self) -> None:
         """Before an optimizer step: average and clip the gradients of the terms and the method."""
+        checks.check_computed(self.term_averages.step_over(), type(self))
         if self.accelerator.num_processes > 1:
             average_gradients(self.own_state, self.average)
         if self.method is not None:
