@@ -12,6 +12,8 @@ import secateur
 from secateur.cli import app, prune_work
 from secateur.run import prune_call
 from secateur.run.prune_call import PruneResult
+from secateur.run.recipe import make
+from secateur.run.recipe_yaml import parse
 from secateur.system.errors import UserError
 
 
@@ -38,6 +40,30 @@ def test_a_call_is_the_command_with_the_same_options(asked, tmp_path):
     assert CliRunner().invoke(app.app, words).exit_code == 0
     assert asked[0] == asked[1] and asked[0][1:] == (tmp_path, True)
     assert result.scores == REPORT.scores and result.folder == tmp_path
+
+
+def test_the_arguments_of_a_call_go_before_its_recipe_in_every_spelling(asked, tmp_path):
+    """As a user passes the recipe of another run, which holds every key."""
+    other = make({"model": "old", "data.source": "old.csv", "target.size": 0.5, "training.epochs": 3, "seed": 7})
+    file = tmp_path / "recipe.yaml"
+    file.write_text(other.to_yaml())
+    given = {"density": 0.2, "steps": 40}
+    for recipe in (other.to_dict(), parse(other.to_yaml(), "it"), file, str(file)):
+        secateur.prune("new", "new.csv", output=tmp_path, recipe=recipe, **given)
+        found = asked.pop()[0]
+        assert (found.model, found.data.source, found.seed) == ("new", "new.csv", 7)
+        assert (found.target.density, found.target.size) == (0.2, None)
+        assert (found.training.steps, found.training.epochs) == (40, None)
+
+
+def test_a_recipe_that_a_file_could_not_hold_is_refused(asked, tmp_path):
+    with pytest.raises(UserError, match=r"the key 'training\.epochs' twice, in two spellings"):
+        secateur.prune("m", "d", output=tmp_path, recipe={"epochs": 2, "training": {"epochs": 3}})
+    with pytest.raises(UserError, match="recipe is a list: give keys with their values, or the path"):
+        secateur.prune("m", "d", output=tmp_path, recipe=["density"])
+    with pytest.raises(UserError, match=r"the recipe nowhere\.yaml cannot be read"):
+        secateur.prune("m", "d", output=tmp_path, recipe="nowhere.yaml")
+    assert asked == []
 
 
 def test_options_that_are_not_known_and_several_densities_are_refused(asked, tmp_path):

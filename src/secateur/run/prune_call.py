@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from html import escape
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from secateur.report.report_text import score_table
 from secateur.report.verdict import Verdict, result_line, verdict
 from secateur.run.job import run_job
 from secateur.run.progress_bars import ProgressBars
-from secateur.run.recipe import COMMAND_LINE, KEYS, make
+from secateur.run.recipe import COMMAND_LINE, KEYS, Recipe, changed, make, read
 from secateur.run.recipe_schema import Flag
 from secateur.surgery.opening import open_model
 from secateur.system.errors import UserError
@@ -66,7 +67,7 @@ def prune(
     data: str | Path,
     *,
     output: str | Path,
-    recipe: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | str | Path | None = None,
     overwrite: bool = False,
     progress: bool = True,
     **options: Any,
@@ -79,7 +80,8 @@ def prune(
         model: a name on the hub or a folder, fine-tuned or not.
         data: a name on the hub, a folder or a file.
         output: the folder of the run.
-        recipe: further keys of a recipe, such as `{"training.select": 500}`.
+        recipe: further keys of a recipe, such as `{"training.select": 500}`, or the path of a recipe file; the other
+            arguments go before what it says, as those of the command do.
         overwrite: whether a run that is in the folder is replaced, once the new one is finished. An unfinished one of
             the same recipe is continued.
         progress: whether each stage shows a bar.
@@ -94,12 +96,23 @@ def prune(
             the command makes a model each.
         NothingToKeep: a teacher that is trained here is no better than a constant prediction; it is a `UserError`.
     """
-    values = {"model": str(model), "data.source": str(data), **(recipe or {})}
-    wanted = make(values | {_key(name): value for name, value in options.items()}, COMMAND_LINE)
+    values = {"model": str(model), "data.source": str(data)}
+    wanted = _recipe(recipe, values | {_key(name): value for name, value in options.items()})
     if len(wanted.target.densities) > 1:
         raise UserError("this call makes one model: give one density, or several to the command `secateur prune`")
     (report,) = run_job(wanted, Path(output), [ProgressBars()] if progress else [], overwrite=overwrite)
     return PruneResult(Path(output), report)
+
+
+def _recipe(given: Mapping[str, Any] | str | Path | None, values: Mapping[str, Any]) -> Recipe:
+    """The recipe that is given, if any, with the values of a call in place of its own."""
+    if given is None:
+        return make(values, COMMAND_LINE)
+    if isinstance(given, Mapping):
+        return changed(given, values)
+    if isinstance(given, str | PathLike):
+        return read(given, values)
+    raise UserError(f"recipe is a {type(given).__name__}: give keys with their values, or the path of a recipe file")
 
 
 def _key(option: str) -> str:

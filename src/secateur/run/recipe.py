@@ -142,8 +142,21 @@ def read(path: Path | str, overrides: Mapping[str, Any]) -> Recipe:
     Raises:
         UserError: the file cannot be read, is not YAML, or does not hold a recipe.
     """
+    return _overridden(read_values(path), str(path), overrides)
+
+
+def changed(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Recipe:
+    """A recipe of plain values, such as a file holds, with values of the command line that override it.
+
+    Raises:
+        UserError: as `read`, of what a file may not hold.
+    """
+    return _overridden(_values_of(dict(values), "the recipe"), "the recipe", overrides)
+
+
+def _overridden(values: Mapping[str, Any], source: str, overrides: Mapping[str, Any]) -> Recipe:
     theirs = known(overrides, COMMAND_LINE)
-    return _resolved(with_values(known(read_values(path), str(path)), theirs), str(path), theirs)
+    return _resolved(with_values(known(values, source), theirs), source, theirs)
 
 
 def read_values(path: Path | str) -> dict[str, Any]:
@@ -157,9 +170,14 @@ def read_values(path: Path | str) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source} cannot be read: {error}") from error
-    values = keys_of(text, source)
+    return _values_of(parse(text, source), source)
+
+
+def _values_of(values: Any, source: str) -> dict[str, Any]:
+    """The values of a recipe without its version, each of which has one spelling."""
     if not isinstance(values, dict):
         raise UserError(f"{source} holds {type(values).__name__}: expected keys and values")
+    values = FORMAT.current(values, source)
     _refuse_duplicates(values, source)
     return values
 
