@@ -9,10 +9,12 @@ from transformers import TrainerCallback, get_scheduler
 
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
+from secateur.methods.scheduled import Scheduled
 from secateur.surgery.masking import ATTACHED, attached
 from secateur.system.errors import UserError
 from secateur.training.hidden_states import Hidden
 from secateur.training.objectives import Labels, Logits
+from secateur.training.step import Term
 from secateur.training.trainer import PruningTrainer
 
 # Every forward is masked
@@ -235,3 +237,23 @@ def test_a_loss_of_ones_own_may_add_to_that_of_the_trainer(tmp_path):
     made.__class__ = Doubled
     made.train()
     assert made.method.importance.sum() > 0 and not made.method.alive.all()
+
+
+# Classes of one's own that are not registered
+
+
+class InOrder(Scheduled):
+    def scores(self):
+        return torch.arange(len(self.space)).float()
+
+
+class Entropy(Term):
+    def forward(self, step):
+        return torch.distributions.Categorical(logits=step.student.logits).entropy().mean()
+
+
+def test_a_method_and_a_term_that_are_not_registered_are_called_by_their_classes(tmp_path):
+    made = trainer(tmp_path, [], None, kind=InOrder, select=None, objective=[Labels(), Entropy()], **LOGGED)
+    made.train()
+    assert "loss_Entropy" in made.state.log_history[0]
+    assert made.method.plan(density=0.6).method == "InOrder"

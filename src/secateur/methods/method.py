@@ -43,6 +43,7 @@ class Method(RenamedMembers):
         density: the same as `share`, for spaces whose budget is the number of parameters.
 
     Attributes:
+        name: what plans call the method: the name by which it is registered, or else that of its class.
         share_schedule: the schedule of the share.
         progress: the part of the whole run that is done, in [0, 1].
         steps: the number of optimizer steps taken.
@@ -82,6 +83,8 @@ class Method(RenamedMembers):
 
     def __init__(self, space: Space, share: Amount | None = None, density: Amount | None = None) -> None:
         super().__init__()
+        if not hasattr(type(self), "name"):
+            self.name = type(self).__name__
         _check_budget(type(self), space)
         self.space = space
         self.share_schedule = _schedule_of(space, share, density)

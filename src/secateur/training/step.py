@@ -53,7 +53,8 @@ class Term(nn.Module):
     """One summand of the loss.
 
     Attributes:
-        name: the name by which methods choose the terms that they observe, and by which logs show them.
+        name: the name by which methods choose the terms that they observe, and by which logs show them; that of its
+            class if it has none and is not registered.
         weight: multiplies the value.
         needs_teacher: whether the term reads the teacher's outputs.
         needs_hidden: whether it reads hidden states.
@@ -80,6 +81,8 @@ class Term(nn.Module):
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
+        if not hasattr(type(self), "name"):
+            self.name = type(self).__name__
         self.weight = number("weight", weight, least=0.0)
 
     def bind(self, student: PreTrainedModel, teacher: Any) -> None:
