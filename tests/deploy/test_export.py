@@ -89,7 +89,7 @@ def test_a_smaller_dtype_is_close(small, dtype, suffix, tmp_path):
     assert 0 < exported.difference < BOUNDS[dtype, suffix] * exported.scale
     assert read_facts(exported.path) == exported.facts
     assert (exported.facts.dtype, exported.facts.calibration) == (dtype, 0)
-    assert opened(exported.path).dtype == dtype
+    assert opened(str(exported.path)).dtype == dtype
 
 
 @pytest.mark.parametrize(("dtype", "suffix"), BOUNDS)

@@ -202,7 +202,7 @@ def exported(monkeypatch, tmp_path, recorded):
 def test_an_exported_file_runs_once_in_its_own_runtime_and_dtype(models, built, medians, exported):
     del models["other"]
     medians(2.0, 8.0, 1.0)
-    *_, last = benchmark({**models, "file": exported}, dense="dense", **SHORT)
+    *_, last = benchmark({**models, "file": str(exported)}, dense="dense", **SHORT)
     assert (last.model, last.runtime, last.dtype) == ("file", "onnxruntime", "int8")
     assert (last.speed_up, last.speed_up_baseline) == (None, 8.0)
     assert (last.parameters, last.floor, last.over_floor) == (None, None, None)
@@ -280,6 +280,11 @@ def test_a_refusal_of_a_runtime_comes_before_any_timing(models, built, monkeypat
     monkeypatch.setattr(module, "times_in_turn", None)
     with pytest.raises(UserError, match="not here"):
         benchmark(models, **SHORT)
+
+
+def test_what_is_neither_a_model_nor_a_path_is_refused(models):
+    with pytest.raises(UserError, match="other is a dict: give a model of transformers, or the path of an exported"):
+        benchmark({**models, "other": {}}, **SHORT)
 
 
 def test_files_alone_or_first_are_refused(models, exported):

@@ -6,6 +6,7 @@ from html import escape
 
 import pytest
 from made_up_run import REPORT
+from tiny_models import tiny
 from typer.testing import CliRunner
 
 import secateur
@@ -63,6 +64,14 @@ def test_a_recipe_that_a_file_could_not_hold_is_refused(asked, tmp_path):
         secateur.prune("m", "d", output=tmp_path, recipe=["density"])
     with pytest.raises(UserError, match=r"the recipe nowhere\.yaml cannot be read"):
         secateur.prune("m", "d", output=tmp_path, recipe="nowhere.yaml")
+    assert asked == []
+
+
+def test_a_model_or_data_in_memory_are_refused_with_where_to_put_them(asked, tmp_path):
+    with pytest.raises(UserError, match=r"model is a BertForSequenceClassification.*save_pretrained"):
+        secateur.prune(tiny("bert"), "d", output=tmp_path)
+    with pytest.raises(UserError, match=r"data is a list.*parquet"):
+        secateur.prune("m", [{"text": "a", "label": 1}], output=tmp_path)
     assert asked == []
 
 

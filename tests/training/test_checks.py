@@ -35,6 +35,15 @@ def test_terms_of_one_name_are_refused(tmp_path):
     PruningTrainer(model, teacher=teacher, objective=terms, args=arguments(tmp_path, 1))
 
 
+def test_one_term_is_an_objective_and_what_is_no_term_is_refused():
+    term = Logits()
+    assert checks.terms_of(term) == checks.terms_of((term,)) == [term]
+    assert [type(one) for one in checks.terms_of(None)] == [Labels]
+    for objective in (Logits, [Labels(), Hidden], [torch.nn.MSELoss()], print):
+        with pytest.raises(UserError, match=r"objective has .* among its terms: give a list of terms"):
+            checks.terms_of(objective)
+
+
 @pytest.mark.parametrize("shared", ["", "classifier"])
 def test_a_teacher_that_shares_weights_with_the_student_is_refused(tmp_path, shared):
     """They would be frozen as the teacher's, and the training would change nothing."""

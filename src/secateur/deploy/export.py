@@ -95,12 +95,13 @@ def export(
     return Exported(path, facts, size, largest, scale, sum(map(rows_of, batches)))
 
 
-def opened(path: Path, *, dtype: str | None = None, threads: int | None = None) -> Runner:
+def opened(path: Path | str, *, dtype: str | None = None, threads: int | None = None) -> Runner:
     """An exported file in the runtime that opens it; in its own dtype by default.
 
     Raises:
         UserError: as `runtimes.runner`.
     """
+    path = Path(path)
     dtype = dtype or read_facts(path).dtype
     return runner(path, known_format(path).runtime, dtype, threads=threads)
 

@@ -34,6 +34,7 @@ from secateur.measure.prepared_models import (
     exported_files,
     file_or_folder,
     prepared,
+    with_paths,
 )
 from secateur.measure.random_inputs import (
     as_tensors,
@@ -57,7 +58,7 @@ SETTLE = 1
 
 @accepts_say
 def benchmark(
-    models: Mapping[str, Model],
+    models: Mapping[str, PreTrainedModel | Path | str],
     *,
     dense: str | None = None,
     runtimes: Sequence[str] = ("pytorch",),
@@ -99,12 +100,13 @@ def benchmark(
         UserError: a number out of range, an unknown name, a combination that does not exist or is not installed,
             or a shape with more tokens than a model has positions.
     """
-    dense_or_cut = {name: model for name, model in models.items() if isinstance(model, PreTrainedModel)}
+    given = with_paths(models)
+    dense_or_cut = {name: model for name, model in given.items() if isinstance(model, PreTrainedModel)}
     check_counts(shapes=len(shapes), runtimes=len(runtimes), dtypes=len(dtypes))
-    files = exported_files(models)
+    files = exported_files(given)
     _check(dense_or_cut, files, dense, shapes)
     shapes = [(batch, tokens_read(list(dense_or_cut.values()), tokens)) for batch, tokens in shapes]
-    asked = configurations(models, files, dense, runtimes, dtypes, device)
+    asked = configurations(given, files, dense, runtimes, dtypes, device)
     by_shape = {shape: repeats(shape) if callable(repeats) else repeats for shape in dict.fromkeys(shapes)}
     check_counts(repeats=min(by_shape.values()), warmup=warmup, threads=threads)
     whole = list(dense_or_cut.values())
@@ -112,7 +114,7 @@ def benchmark(
         reads = read_by(whole, files.values())
         settings = Settings(by_shape, warmup, used, device, reads, seed, calibration, min(shapes))
         places = (Path(work) / str(number) for number in count())
-        ready = [prepared(one, models[one.name], settings, next(places)) for one in asked]
+        ready = [prepared(one, given[one.name], settings, next(places)) for one in asked]
         log.info("measuring the peak rates of the machine")
         rates = {dtype: roofline.rates(dtype, used, device) for dtype in sorted({one.dtype for one in ready})}
         results = []
@@ -121,7 +123,7 @@ def benchmark(
             results += _at_shape(ready, dense_or_cut, shape, settings, rates)
         if peak_memory:
             log.info("measuring memory")
-            results = _with_memory(results, ready, models, settings, places)
+            results = _with_memory(results, ready, given, settings, places)
     return with_speed_ups(results, dense)
 
 

@@ -87,6 +87,22 @@ class PreparedModel:
         return Configuration(self.name, self.runtime, self.dtype)
 
 
+def with_paths(models: Mapping[str, PreTrainedModel | Path | str]) -> dict[str, Model]:
+    """The models, those that are given as the text of a path by their path.
+
+    Raises:
+        UserError: something is neither a model nor a path.
+    """
+    found: dict[str, Model] = {}
+    for name, model in models.items():
+        if not isinstance(model, PreTrainedModel | Path | str):
+            raise UserError(
+                f"{name} is a {type(model).__name__}: give a model of transformers, or the path of an exported file"
+            )
+        found[name] = Path(model) if isinstance(model, str) else model
+    return found
+
+
 def exported_files(models: Mapping[str, Model]) -> dict[str, ExportFacts]:
     """Name -> what each exported file among the models says of itself.
 

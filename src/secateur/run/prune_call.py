@@ -96,12 +96,28 @@ def prune(
             the command makes a model each.
         NothingToKeep: a teacher that is trained here is no better than a constant prediction; it is a `UserError`.
     """
-    values = {"model": str(model), "data.source": str(data)}
+    values = {"model": _place("model", model), "data.source": _place("data", data)}
     wanted = _recipe(recipe, values | {_key(name): value for name, value in options.items()})
     if len(wanted.target.densities) > 1:
         raise UserError("this call makes one model: give one density, or several to the command `secateur prune`")
     (report,) = run_job(wanted, Path(output), [ProgressBars()] if progress else [], overwrite=overwrite)
     return PruneResult(Path(output), report)
+
+
+ADVICE = {
+    "model": "save it by save_pretrained, with its tokenizer, and give the folder",
+    "data": "write it to a file (.csv, .jsonl, .parquet) and give its path",
+}
+
+
+def _place(name: str, given: str | Path) -> str:
+    """Where the model or the data lie: a stage of a run, which may be continued, reads them from there."""
+    if not isinstance(given, str | PathLike):
+        raise UserError(
+            f"{name} is a {type(given).__name__}: expected a path, or a name on the hub, from which a run that is "
+            f"continued can read it again; {ADVICE[name]}"
+        )
+    return str(given)
 
 
 def _recipe(given: Mapping[str, Any] | str | Path | None, values: Mapping[str, Any]) -> Recipe:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from secateur.system import devices
 from secateur.system.casting import cast
 from secateur.system.errors import UserError
 from secateur.system.sharding import Sharding
+from secateur.training.objectives import Labels
 from secateur.training.step import Term
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,22 @@ def in_float32(model: Any, role: str) -> Any:
         log.warning("the %s has weights in %s: they are cast to float32, in which a training computes", role, name)
         cast(model, torch.float32)
     return model
+
+
+def terms_of(objective: Term | Iterable[Term] | None) -> list[Term]:
+    """The terms of an objective, which may be one term alone; by default the task's own loss.
+
+    Raises:
+        UserError: it holds something else than terms.
+    """
+    one = isinstance(objective, Term) or not isinstance(objective, Iterable | None)
+    terms = [objective] if one else list(objective or [Labels()])
+    other = next((term for term in terms if not isinstance(term, Term)), None)
+    if other is not None:
+        raise UserError(
+            f"objective has {reprlib.repr(other)} among its terms: give a list of terms, such as [Logits(), Hidden()]"
+        )
+    return terms
 
 
 def check_objective(terms: Sequence[Term], model: nn.Module, teacher: Any) -> None:

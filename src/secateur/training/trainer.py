@@ -43,7 +43,6 @@ from secateur.training.masks import TrainingMasks, masked
 from secateur.training.micro_batches import SHARES, MicroBatches
 from secateur.training.models_in_training import StepCallback, fast_attention, restored_models
 from secateur.training.nonfinite import FiniteWatch
-from secateur.training.objectives import Labels
 from secateur.training.optimizer import add_groups, average_gradients, check_trains, clip_gradients, extend_schedule
 from secateur.training.replayed_steps import ReplayedSteps, StepValues, replayable
 from secateur.training.running_refit import RunningRefit
@@ -60,7 +59,7 @@ class PruningTrainer(EvaluatingTrainer):
         model: the student; in parts (FSDP) processes other than the main one may have it, and the teacher, on `meta`.
         method: computes the masks; None trains the model as it is (a teacher, or a cut model that recovers).
         teacher: frozen; terms that distil need it. A `CachedTeacher` needs batches with the key `index`.
-        objective: terms of the loss, summed with their weights; by default the task's own loss.
+        objective: terms of the loss, summed with their weights, or one term; by default the task's own loss.
         begin: the progress of the whole run, in [0, 1], at which this stage begins.
         end: the progress at which it ends.
         decay: the part of the learning-rate schedule that this stage runs through; by default `(begin, end)`, so that
@@ -103,7 +102,7 @@ class PruningTrainer(EvaluatingTrainer):
         *,
         method: Method | None = None,
         teacher: PreTrainedModel | CachedTeacher | None = None,
-        objective: Sequence[Term] | None = None,
+        objective: Term | Sequence[Term] | None = None,
         begin: float = 0.0,
         end: float = 1.0,
         decay: tuple[float, float] | None = None,
@@ -122,7 +121,7 @@ class PruningTrainer(EvaluatingTrainer):
         check_options(kwargs)
         check_arguments(kwargs.get("args"), pruning=method is not None, select=select, average=average)
         self.method, self.teacher, self.generate = method, checks.in_float32(teacher, "teacher"), generate
-        self.objective: list[Term] = list(objective or [Labels()])
+        self.objective = checks.terms_of(objective)
         self.terms, self.term_averages = nn.ModuleList(self.objective), TermAverages()
         self.window, self.decay, self.restarts = (begin, end), decay or (begin, end), tuple(restarts)
         self.earlier_moments, self.rows_seen, own = moments or {}, rows_seen, [StepCallback(self), *(callbacks or ())]
