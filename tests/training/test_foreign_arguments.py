@@ -3,6 +3,7 @@
 import pytest
 from quiet import arguments
 from torch import nn, optim
+from transformers import Seq2SeqTrainingArguments
 
 from secateur.system.errors import UserError
 from secateur.training.foreign_arguments import MISFITS, check_arguments, check_evaluations, check_options
@@ -23,7 +24,7 @@ SET = {"deepspeed": {"zero_optimization": {}}, "parallelism_config": object()}
 
 def refused(args, pruning=True, select=None, average=0.0):
     with pytest.raises(UserError) as refusal:
-        check_arguments(args, pruning=pruning, select=select, average=average)
+        check_arguments(args, pruning=pruning, select=select, average=average, generates=False)
     assert "\n" not in str(refusal.value)
     return str(refusal.value)
 
@@ -38,7 +39,7 @@ def test_each_is_refused_by_its_name(tmp_path, name):
     if always:
         assert refused(args, pruning=False) == sentence
     else:
-        check_arguments(args, pruning=False, select=None, average=0.0)
+        check_arguments(args, pruning=False, select=None, average=0.0, generates=False)
 
 
 def test_smoothed_labels_are_a_term_with_the_value_that_was_given(tmp_path):
@@ -52,7 +53,16 @@ def test_the_best_model_at_the_end_is_refused_where_masks_change(tmp_path):
     assert "pass select='f1'" in refused(args)
     assert refused(args, select="accuracy").endswith("as select='accuracy' does: leave it out")
     assert refused(args, pruning=False, average=0.5).endswith("averaged ones: leave it out, or average")
-    check_arguments(args, pruning=False, select=None, average=0.0)
+    check_arguments(args, pruning=False, select=None, average=0.0, generates=False)
+
+
+def test_scoring_generated_texts_needs_the_function_that_generates_them(tmp_path):
+    args = Seq2SeqTrainingArguments(str(tmp_path), predict_with_generate=True, generation_num_beams=4, use_cpu=True)
+    for pruning in (True, False):
+        assert "pass generate" in refused(args, pruning=pruning)
+    check_arguments(args, pruning=True, select=None, average=0.0, generates=True)
+    args.predict_with_generate = False
+    check_arguments(args, pruning=True, select=None, average=0.0, generates=False)
 
 
 def test_a_selection_needs_evaluations(tmp_path):
@@ -63,8 +73,8 @@ def test_a_selection_needs_evaluations(tmp_path):
 
 def test_arguments_that_fit_are_taken(tmp_path):
     fitting = {"activation_checkpointing": True, "optim": "adamw_torch", "bf16": True}
-    check_arguments(arguments(tmp_path, 1, **fitting), pruning=True, select=None, average=0.0)
-    check_arguments(None, pruning=True, select=None, average=0.0)
+    check_arguments(arguments(tmp_path, 1, **fitting), pruning=True, select=None, average=0.0, generates=False)
+    check_arguments(None, pruning=True, select=None, average=0.0, generates=False)
     check_options({"optimizers": (None, None)})
 
 

@@ -100,10 +100,25 @@ MISFITS = (
 )
 
 
-def check_arguments(args: TrainingArguments | None, *, pruning: bool, select: str | None, average: float) -> None:
-    """Refuse values of `TrainingArguments` that would fail, be ignored or give a wrong result."""
+def check_arguments(
+    args: TrainingArguments | None, *, pruning: bool, select: str | None, average: float, generates: bool
+) -> None:
+    """Refuse values of `TrainingArguments` that would fail, be ignored or give a wrong result.
+
+    Args:
+        args: of the training; None for the defaults.
+        pruning: whether there is a method.
+        select: the metric of the evaluation that is chosen, if one is.
+        average: the last part of the steps that is averaged.
+        generates: whether an evaluation scores what a function generates.
+    """
     if args is None:
         return
+    if getattr(args, "predict_with_generate", False) and not generates:
+        raise UserError(
+            "Seq2SeqTrainingArguments(predict_with_generate) does not fit PruningTrainer, which would score logits: "
+            "pass generate to it, such as generate=lambda model, batch: model.generate(**batch, max_new_tokens=64)"
+        )
     for misfit in MISFITS:
         if (pruning or misfit.always) and misfit.used(args):
             reason = misfit.reason.format(args=args)

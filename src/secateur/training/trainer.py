@@ -119,7 +119,8 @@ class PruningTrainer(EvaluatingTrainer):
         **kwargs: Any,
     ) -> None:
         check_options(kwargs)
-        check_arguments(kwargs.get("args"), pruning=method is not None, select=select, average=average)
+        args, generates = kwargs.get("args"), generate is not None
+        check_arguments(args, pruning=method is not None, select=select, average=average, generates=generates)
         self.method, self.teacher, self.generate = method, checks.in_float32(teacher, "teacher"), generate
         self.objective = checks.terms_of(objective)
         self.terms, self.term_averages = nn.ModuleList(self.objective), TermAverages()
@@ -129,7 +130,7 @@ class PruningTrainer(EvaluatingTrainer):
         self.args.logging_nan_inf_filter = False  # `finite` replaces it
         checks.check_objective(self.objective, self.model, teacher)
         checks.check_devices(self.args, self.sharded_elsewhere)
-        checks.check_sharding(self.sharding, refit, generate is not None)
+        checks.check_sharding(self.sharding, refit, generates)
         checks.check_average(average, method is not None or select is not None)
         checks.check_method(method, self.model, self.args)
         checks.check_order(self.args, rows_seen)
