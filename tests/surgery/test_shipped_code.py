@@ -18,12 +18,13 @@ from secateur.surgery.compact import (
     kernels,
     modules,
     pretrained,
+    resizing,
     shapes,
 )
 from secateur.surgery.shipped_code import SOURCES, shipped_code
 
 PARTS = (
-    *(schema, modules, kernels, attention, disentangled, attention_calls, shapes),
+    *(schema, modules, kernels, attention, disentangled, attention_calls, shapes, resizing),
     *(integrity, hub_files, auto_names, pretrained),
 )
 

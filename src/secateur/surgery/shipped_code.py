@@ -19,6 +19,7 @@ SOURCES = (
     "compact/disentangled.py",
     "compact/attention_calls.py",
     "compact/shapes.py",
+    "compact/resizing.py",
     "compact/integrity.py",
     "compact/hub_files.py",
     "auto_names.py",

@@ -28,6 +28,7 @@ from secateur.surgery.compact.integrity import (
     read_object,
     sums,
 )
+from secateur.surgery.compact.resizing import with_outputs
 from secateur.surgery.compact.shapes import reshape
 from secateur.surgery.schema import Structure
 
@@ -208,6 +209,7 @@ class Pruned(_Stock):
 
         A folder without a card gets the one that the model was loaded with.
         """
+        self.config.secateur = with_outputs(getattr(self.config, "secateur", None), self)
         self._keys_to_ignore_on_save = None  # stock models compute sinusoids when loaded; here they may be cut
         kwargs.setdefault("save_original_format", False)  # the names of an older format join weights of equal sizes
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
