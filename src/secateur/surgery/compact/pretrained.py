@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import transformers
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.surgery.auto_names import MAPPINGS, auto_class
@@ -28,7 +29,7 @@ from secateur.surgery.compact.integrity import (
     read_object,
     sums,
 )
-from secateur.surgery.compact.resizing import with_outputs
+from secateur.surgery.compact.resizing import check_resizable, with_outputs, with_rows
 from secateur.surgery.compact.shapes import reshape
 from secateur.surgery.schema import Structure
 
@@ -203,6 +204,20 @@ class Pruned(_Stock):
         super().set_attn_implementation(_of_sdpa(attn_implementation), *args, **kwargs)
         if self.config._attn_implementation not in OF_SDPA:  # the family cannot change it, as MPNet
             self.config._attn_implementation = "eager"
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """As in transformers. Rows that are added are further pieces of the plan's vocabulary, which keeps them.
+
+        Raises:
+            ValueError: the word embeddings are factorised or in int8, and get another number of rows.
+        """
+        if pad_to_multiple_of or new_num_tokens not in (None, self.config.vocab_size):
+            check_resizable(getattr(self.config, "secateur", None))
+        table = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        self.plan = with_rows(self.plan, table.weight.shape[0])
+        return table
 
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
         """As in transformers; also writes the code, the plan and `SHA256SUMS`, which make the folder self-contained.
