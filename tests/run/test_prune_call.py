@@ -45,7 +45,7 @@ def test_a_call_is_the_command_with_the_same_options(asked, tmp_path):
 
 def test_the_arguments_of_a_call_go_before_its_recipe_in_every_spelling(asked, tmp_path):
     """As a user passes the recipe of another run, which holds every key."""
-    other = make({"model": "old", "data.source": "old.csv", "target.size": 0.5, "training.epochs": 3, "seed": 7})
+    other = make({"model": "old", "data.source": "old.csv", "target.size": 1_000_000, "training.epochs": 3, "seed": 7})
     file = tmp_path / "recipe.yaml"
     file.write_text(other.to_yaml())
     given = {"density": 0.2, "steps": 40}

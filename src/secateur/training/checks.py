@@ -46,14 +46,13 @@ def terms_of(objective: Term | Iterable[Term] | None) -> list[Term]:
     Raises:
         UserError: it holds something else than terms.
     """
-    one = isinstance(objective, Term) or not isinstance(objective, Iterable | None)
-    terms = [objective] if one else list(objective or [Labels()])
-    other = next((term for term in terms if not isinstance(term, Term)), None)
-    if other is not None:
+    given: list[object] = [*(objective or [Labels()])] if isinstance(objective, Iterable | None) else [objective]
+    if others := [one for one in given if not isinstance(one, Term)]:
         raise UserError(
-            f"objective has {reprlib.repr(other)} among its terms: give a list of terms, such as [Logits(), Hidden()]"
+            f"objective has {reprlib.repr(others[0])} among its terms: give a list of terms, such as "
+            "[Logits(), Hidden()]"
         )
-    return terms
+    return [one for one in given if isinstance(one, Term)]
 
 
 def check_objective(terms: Sequence[Term], model: nn.Module, teacher: Any) -> None:
