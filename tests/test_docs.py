@@ -8,7 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from inspect import Parameter, signature
 from itertools import pairwise
@@ -27,6 +27,7 @@ from secateur.cli.option_words import in_options
 from secateur.methods import METHODS
 from secateur.report.verdict import NOTHING_TO_KEEP
 from secateur.run import recipe
+from secateur.structure.architecture import Architecture, Attention, Embedding, Linear, Norm, Patches, Stack
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.groups import UNITS
 from secateur.system.errors import UserError
@@ -421,6 +422,18 @@ def test_all_units_tasks_and_architectures_are_documented():
     assert set(re.findall(r"^## `(\w+)`", read(DOCS / "tasks.md"), re.MULTILINE)) == set(TASKS.all())
     assert set(ARCHITECTURES.all()) <= {row[0].strip("`") for row in rows(read(DOCS / "add-an-architecture.md"))}
     assert f"supported are {', '.join(ARCHITECTURES.all())};" in read(DOCS / "troubleshooting.md")
+
+
+OF_BINDING = {Linear: {"tied", "part", "parts"}, Attention: {"kind", "layer"}, Patches: {"behind", "rows", "whole"}}
+"""What binding or `in_turn` sets, and what an image has not."""
+
+
+@pytest.mark.parametrize("word", [Linear, Norm, Embedding, Patches, Attention, Stack, Architecture])
+def test_the_words_of_an_architecture_are_documented_with_all_their_arguments(word):
+    calls = [row[0] for row in rows(section(DOCS / "add-an-architecture.md", "Reference"))]
+    (call,) = (call for call in calls if call.startswith(f"`{word.__name__}("))
+    arguments = re.findall(r"\w+", call.partition("(")[2])
+    assert arguments == [one.name for one in fields(word) if one.name not in OF_BINDING.get(word, ())]
 
 
 def test_the_methods_that_prune_in_rounds_are_named():
