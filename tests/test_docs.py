@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from secateur.cli import app
 from secateur.cli.option_words import in_options
 from secateur.methods import METHODS
+from secateur.report.recipe_keys import FLAT
 from secateur.report.verdict import NOTHING_TO_KEEP
 from secateur.run import recipe
 from secateur.structure.architecture import Architecture, Attention, Embedding, Linear, Norm, Patches, Stack
@@ -359,6 +360,26 @@ def test_every_key_that_a_page_names_is_one_of_a_recipe():
         if (found := named.match(words)) and found[0] not in recipe.KEYS
     }
     assert not wrong
+
+
+def recipes_in(language, text):
+    """The recipes that a block writes down: of YAML, or in the calls that take one."""
+    if language == "yaml":
+        return [yaml.safe_load(text)]
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)] if language == "python" else []
+    taking = [call for call in calls if getattr(call.func, "attr", "") in ("make", "make_group", "prune", "read")]
+    given = [value for call in taking for value in (*call.args, *(word.value for word in call.keywords))]
+    dicts = [value for value in given if isinstance(value, ast.Dict)]
+    return [{key.value: None for key in one.keys if isinstance(key, ast.Constant)} for one in dicts]
+
+
+def test_no_page_has_a_recipe_with_keys_of_an_earlier_version():
+    cells = [cell for path in NOTEBOOKS for cell in json.loads(read(path))["cells"] if cell["cell_type"] == "code"]
+    written = [(block.language, block.text) for path in PAGES for block in blocks(path)]
+    written += [("python", "".join(cell["source"])) for cell in cells]
+    found = [made for language, text in written for made in recipes_in(language, text)]
+    assert {"model", "target.density"} <= {key for made in found for key in made}
+    assert not {key for made in found for key in made} & FLAT.keys()
 
 
 def test_every_recipe_file_is_documented():
