@@ -88,7 +88,8 @@ class PruningTrainer(EvaluatingTrainer):
 
     Raises:
         UserError: terms of one name, a term without its teacher, a teacher that shares weights with the model, fp16
-            with a method, several GPUs, averaging or FSDP where not possible; from `train`, a value is not finite.
+            with a method, several GPUs, averaging or FSDP where not possible; from `train`, a value is not finite, or
+            a `compute_loss` of one's own does not call this one.
     """
 
     loss_is_scaled_for_ga = False
