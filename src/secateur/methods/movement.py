@@ -3,7 +3,7 @@
 By the sections of the specification, which follows the paper and its code (huggingface/nn_pruning):
     sec 2  a score for every tile of a weight, and for every neuron                              the space, `units_of`
     sec 3  hard masks by top-k, threshold or sigmoid threshold, straight-through gradient        `masks`, `BINARISERS`
-    sec 3  the score of a tile moves by -lr sum(W dL/dW) whether it is pruned or not: it may return     `masks`
+    sec 3  the gradient of a tile's score is sum(W dL/dW), whether it is pruned or not: it may return   `masks`
     sec 4  cubic ramp of the threshold, and of the penalty with it                               `penalty`
     sec 5  L1 norm of the sigmoids of the scores, or the expected L0 norm                        `REGULARISERS`
     sec 8  variant `filled`: zeroed blocks become trainable weights after the cut                `fills_zeroed_blocks`
