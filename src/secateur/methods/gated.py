@@ -93,6 +93,10 @@ class Gated(Waiting):
         """`(N,)` bool: the highest-scored units within a share, including those that are dead because of others."""
         return self.space.leading(self.scores(), share, alive=self.alive)
 
+    def kept_at_present(self) -> Tensor:
+        """`(N,)` bool: all units before pruning begins, then the highest-scored ones within the present share."""
+        return self.leading(self.share_schedule(self.progress)) if self.begun else self.alive
+
     def update_count(self) -> None:
         self.count = int(self.leading(self.share_schedule.stop).sum())
 

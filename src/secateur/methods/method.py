@@ -251,6 +251,22 @@ class Calibrated(Protocol):
         """Collect what scores need; calling it again begins anew."""
 
 
+@runtime_checkable
+class Choosing(Protocol):
+    """A method that knows which units it keeps at present, where its masks of evaluation may be samples or soft."""
+
+    def kept_at_present(self) -> Tensor:
+        """`(N,)` bool."""
+
+
+def kept_at_present(method: Method) -> Tensor:
+    """`(N,)` bool: the units that a method keeps at present; those that are open in evaluation, if it does not say."""
+    if isinstance(method, Choosing):
+        return method.kept_at_present()
+    with evaluating([method]):
+        return method.masks() > 0
+
+
 def _check_budget(method: type[Method], space: Space) -> None:
     if method.budgets is not None and space.budget.name not in method.budgets:
         raise UserError(

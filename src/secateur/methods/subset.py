@@ -165,7 +165,11 @@ class Subset(Gated):
             return self.alive.float()
         if self.training or self.faithful:
             return self._straight_through_gates() if self.straight_through else self._sampled_gates()
-        return self.leading(self.share_schedule.stop).float()
+        return self.kept_at_present().float()
+
+    def kept_at_present(self) -> Tensor:
+        """`(N,)` bool: all units before pruning begins, then the K highest scores, without noise."""
+        return self.leading(self.share_schedule.stop) if self.begun else self.alive
 
     def _sampled_gates(self) -> Tensor:
         """`(N,)`: a relaxed subset of `count` units with new noise; at a low temperature the highest scores."""
@@ -198,7 +202,7 @@ class Subset(Gated):
     @torch.no_grad()
     def log_values(self) -> dict[str, float]:
         """`density` and number `kept` of the units to keep, the `temperature`, and the `gap` after the K-th score."""
-        kept = self.leading(self.share_schedule.stop) if self.begun else self.alive
+        kept = self.kept_at_present()
         ranked = self.scores().sort(descending=True).values
         gap = float(ranked[self.count - 1] - ranked[self.count]) if 0 < self.count < len(ranked) else 0.0
         values = {"density": self.space.density(kept), "kept": float(kept.sum()), "gap": gap}

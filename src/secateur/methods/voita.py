@@ -113,9 +113,7 @@ class Voita(Gated):
             return self.alive.float()
         if self.training:
             return GATE.sample(self.gates(), self.uniform_noise(self.log_alpha))
-        return (
-            GATE.noiseless(self.scores()) if self.faithful else self.leading(self.share_schedule(self.progress)).float()
-        )
+        return GATE.noiseless(self.scores()) if self.faithful else self.kept_at_present().float()
 
     # The penalty and the controller of its strength
 
@@ -160,7 +158,7 @@ class Voita(Gated):
     @torch.no_grad()
     def log_values(self) -> dict[str, float]:
         """The number of `open` gates (log alpha above 0), the units `kept`, their `density`, and the `strength`."""
-        kept = self.leading(self.share_schedule(self.progress)) if self.begun else self.alive
+        kept = self.kept_at_present()
         return {
             "density": self.space.density(kept),
             "kept": float(kept.sum()),

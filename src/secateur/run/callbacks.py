@@ -10,12 +10,11 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl
 
-from secateur.methods.method import Method
+from secateur.methods.method import Method, kept_at_present
 from secateur.methods.schedules import Schedule
 from secateur.report import run_log
 from secateur.run.accounting import Stopwatch
 from secateur.system import process_memory, processes
-from secateur.system.model_state import evaluating
 from secateur.training.trainer import PruningTrainer
 
 
@@ -76,9 +75,8 @@ class KeptUnitsFile(TrainerCallback):
         run_log.FORMAT.append(self.path, _position(args, state) | kept)
 
     def _kept(self) -> dict[str, int]:
-        """Group -> number of units whose deterministic mask is open."""
-        with evaluating([self.method]):
-            kept = (self.method.masks() > 0).cpu()
+        """Group -> number of units that the method keeps at present."""
+        kept = kept_at_present(self.method).cpu()
         return {name: int(kept[units].sum()) for name, units in self.method.space.slices.items()}
 
 

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.methods.method import Method
+from secateur.methods.method import Method, kept_at_present
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery.compensation import check_refittable
 from secateur.surgery.input_moments import reading, real_tokens
 from secateur.surgery.running_moments import RunningMoments
-from secateur.system.model_state import evaluating
 from secateur.training.masks import TrainingMasks
 
 EVERY = 4
@@ -104,9 +103,8 @@ class RunningRefit(nn.Module):
     def to_plan(self, student: PreTrainedModel, plan: Plan) -> None:
         """Refit a student in its full size to the units of a plan, by which it is going to be cut."""
         if self.paths:
-            with evaluating([self._method]):
-                masks = self._method.masks()
-            self._refit(student, {}, masks > 0, (plan.masks > 0).to(masks.device))
+            kept = kept_at_present(self._method)
+            self._refit(student, {}, kept, (plan.masks > 0).to(kept.device))
 
     @torch.no_grad()
     def _refit(self, model: PreTrainedModel, stored: Mapping[str, Tensor], before: Tensor, after: Tensor) -> None:
