@@ -135,3 +135,22 @@ def test_a_unit_that_is_not_alive_is_closed_everywhere(name):
         masks.square().sum().backward()
         own = [parameter.grad for parameter in method.parameters() if parameter.shape == removed.shape]
         assert own and not any(bool(gradient[removed].any()) for gradient in own)
+
+
+OBSERVING = [name for name in METHODS if methods.METHODS.get(name).observe is not Method.observe]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", OBSERVING)
+def test_a_gradient_that_is_not_finite_says_nothing(name, bad):
+    """For who calls `observe`: a training and a cut end there."""
+    kind = methods.METHODS.get(name)
+    method = kind(Space(tiny("bert"), *kind.defaults.get("target.units", ("ffn",))), kind.schedule(0.5, 0.2, 0.8))
+    gradient = method.space.ones()
+    method.observe(gradient)
+    (before,) = (
+        value.clone() for key, value in method.state_dict().items() if key in ("importance", "prior.information")
+    )
+    method.observe(torch.cat([gradient[1:], gradient.new_tensor([bad])]))
+    (after,) = (value for key, value in method.state_dict().items() if key in ("importance", "prior.information"))
+    assert bool((before > 0).all()) and torch.allclose(after, before * getattr(method, "beta", 1.0))

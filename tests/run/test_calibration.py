@@ -1,5 +1,6 @@
 """Cuts by rows of data, without training: what methods learn from them, and the refit."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -100,3 +101,12 @@ def test_a_run_by_obs_keeps_what_its_teacher_says_on_the_training_rows(world, tm
     Calibration.of_run(data := RunData(made), data.train_rows).teach(method)
     plan, kept = method.plan(0.5), open_model(tmp_path / "run" / "model").plan
     assert kept["method"] == "obs" and kept["groups"] == plan.to_dict(method.space)["groups"]
+
+
+def test_gradients_that_are_not_finite_end_a_cut(world):
+    model, calibration, _ = world
+    broken = copy.deepcopy(model)
+    broken.classifier.weight.data.fill_(float("nan"))
+    method = METHODS.get("fisher")(Space(broken, "head", "ffn"), linear(1.0, 0.5, begin=0.0, end=1.0))
+    with pytest.raises(UserError, match=r"the gradient of the masks is not finite on these rows"):
+        calibration.teach(method)

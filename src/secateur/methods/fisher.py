@@ -21,7 +21,7 @@ from torch import Tensor
 
 from secateur.budget.space import Space
 from secateur.methods import register
-from secateur.methods.method import Amount
+from secateur.methods.method import Amount, finite
 from secateur.methods.rounds import CoarseRound
 from secateur.methods.scheduled import Scheduled
 
@@ -57,7 +57,7 @@ class Fisher(Scheduled):
         return {} if self.reached_target() or self.recovering else {"labels": 1.0, "logits": 1.0}
 
     def observe(self, gradient: Tensor) -> None:
-        self.importance += gradient.square()
+        self.importance += finite(gradient).square()
 
     def forget_evidence(self) -> None:
         self.importance.zero_()

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from secateur.budget.space import Space
 from secateur.methods import register
-from secateur.methods.method import Amount
+from secateur.methods.method import Amount, finite
 from secateur.methods.options import number, truth
 from secateur.methods.rounds import CoarseRound
 from secateur.methods.scheduled import Scheduled
@@ -101,13 +101,14 @@ class Grain(Scheduled):
         return {"labels": 1.0, "logits": 1.0, "hidden": 0.0 if self.separate else 1.0}
 
     def observe(self, gradient: Tensor) -> None:
-        """Update the moving average; in a step whose gradient is not finite it only decays.
+        """Update the moving average; a gradient that is not finite counts as 0, so that it only decays.
+
+        A training ends at such a gradient (`Method.observe`); the published one, in fp16, goes on.
 
         The importance of a removed unit is 0, because its weights count as 0: the gradient at its mask is the effect
         of restoring it.
         """
-        finite = torch.isfinite(gradient).all()  # a tensor, so that the host does not wait for a GPU
-        importance = torch.where(finite, self._regularised(gradient.abs() * self.alive), 0.0)
+        importance = self._regularised(finite(gradient).abs() * self.alive)
         beta = self.beta**self.every  # the steps that are not observed count as this one
         self.importance.mul_(beta).add_(importance, alpha=1.0 - beta)
 

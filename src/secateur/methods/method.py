@@ -134,7 +134,8 @@ class Method(RenamedMembers):
     def observe(self, gradient: Tensor) -> None:
         """Use the gradient `(N,)` of the terms in `listens_to` with respect to the masks.
 
-        It is the signed gradient of one whole optimizer step, averaged over devices.
+        It is the signed gradient of one whole optimizer step, averaged over devices. `PruningTrainer` and a cut by rows
+        end with an error where it is not finite; for who calls this otherwise, such a step says nothing (`finite`).
         """
 
     def advance(self, progress: float) -> None:
@@ -224,6 +225,11 @@ class Method(RenamedMembers):
             latency=budget.record(self.space, masks > 0, requested),
             embedding_rank=embedding_rank,
         )
+
+
+def finite(gradient: Tensor) -> Tensor:
+    """A gradient `(N,)`, or zeros if one of its numbers is not finite; the host does not wait for the device."""
+    return torch.where(torch.isfinite(gradient).all(), gradient, 0.0)
 
 
 class Waiting(Method):

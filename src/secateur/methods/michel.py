@@ -27,7 +27,7 @@ from torch import Tensor
 
 from secateur.budget.space import Space
 from secateur.methods import register
-from secateur.methods.method import Amount
+from secateur.methods.method import Amount, finite
 from secateur.methods.options import truth
 from secateur.methods.rounds import CoarseRound
 from secateur.methods.scheduled import Scheduled
@@ -131,6 +131,7 @@ class Michel(Scheduled):
         return {"labels": 1.0, "logits": 1.0}
 
     def observe(self, gradient: Tensor) -> None:
+        gradient = finite(gradient)
         self.importance += gradient if self.signed else gradient.abs()
 
     def _target_share(self) -> float:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.budget.space import Space
-from secateur.methods.method import Waiting
+from secateur.methods.method import Waiting, finite
 from secateur.system.model_state import device_of
 
 log = logging.getLogger(__name__)
@@ -59,8 +59,8 @@ class EvidencePrior(nn.Module):
             self.register_buffer(name, torch.zeros(len(space), device=device_of(space.model)))
 
     def observe(self, gradient: Tensor) -> None:
-        """Add the gradient `(N,)` of one step; one that is not finite counts as 0."""
-        self.information += torch.where(torch.isfinite(gradient).all(), gradient.square(), 0.0)
+        """Add the gradient `(N,)` of one step; one that is not finite, at which a training ends, counts as 0."""
+        self.information += finite(gradient).square()
 
     @property
     def known(self) -> bool:

@@ -100,7 +100,7 @@ class Calibration:
         """Let a method look at the inputs of its model, or observe the gradient of the task's loss, batch by batch.
 
         Raises:
-            UserError: as `check`, or as `batches_for`.
+            UserError: as `check`, or as `batches_for`; or a gradient is not finite.
         """
         self.check(method)
         model = method.space.model
@@ -110,6 +110,11 @@ class Calibration:
         elif method.listens_to:
             with own_loss(model, self.task):
                 for gradient in mask_gradients(model, method.space, self.batches_for(model)):
+                    if not bool(gradient.isfinite().all()):
+                        raise UserError(
+                            "the gradient of the masks is not finite on these rows, so that it ranks no units: take "
+                            "other rows, a model whose loss is finite on them, or --method magnitude"
+                        )
                     method.observe(gradient)
 
     def compensate(self, small: PreTrainedModel, dense: PreTrainedModel, plan: Plan) -> list[Refit]:
