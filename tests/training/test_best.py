@@ -5,8 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 from quiet import arguments
+from tiny_models import tiny
 from torch import nn
 
+from secateur.budget.space import Space
+from secateur.methods.cofi import Cofi
+from secateur.methods.grain import Grain
 from secateur.system.errors import UserError
 from secateur.training.best import BestEvaluation, greater_is_better
 
@@ -66,10 +70,20 @@ def test_a_training_without_an_evaluation_to_choose_says_so(tmp_path, caplog):
         best.restore()
     (record,) = caplog.records
     assert "select='f1' has chosen none: no evaluation came after" in record.getMessage()
+    assert record.getMessage().endswith("end the ramp earlier, or evaluate more often")
     best.offer({"eval_f1": 0.5}, 1)
     caplog.clear()
     best.restore()
     assert not caplog.records
+
+
+def test_a_tolerance_is_named_only_of_a_method_that_has_one(tmp_path, caplog):
+    best = BestEvaluation(tmp_path / "best.safetensors", "f1", {})
+    space = Space(tiny("bert"), "ffn")
+    with caplog.at_level(logging.WARNING, logger="secateur"):
+        best.restore(Cofi(space))
+        best.restore(Grain(space))
+    assert ["tolerance" in record.getMessage() for record in caplog.records] == [True, False]
 
 
 def test_a_metric_that_evaluations_lack_is_refused(tmp_path):

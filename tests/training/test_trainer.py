@@ -45,6 +45,7 @@ def trainer(
     kind=Magnitude,
     teacher=None,
     shrink=False,
+    end=1.0,
     **options,
 ):
     """Six steps, scored after each; `scores` are what the evaluations find."""
@@ -61,6 +62,7 @@ def trainer(
         teacher=teacher,
         shrink=shrink,
         select=select,
+        end=end,
         args=arguments(
             folder,
             STEPS,
@@ -100,6 +102,17 @@ def test_without_a_method_every_evaluation_counts(tmp_path):
     made = trainer(tmp_path, [0.1, 0.9, 0.3, 0.3, 0.4, 0.2], watch, method=False)
     made.train()
     assert_weights(made.model, watch.seen[1])
+
+
+@pytest.mark.parametrize(("strategy", "evaluations"), [({"eval_steps": 4}, 2), ({"eval_strategy": "epoch"}, 3)])
+def test_the_last_weights_are_among_those_that_are_compared(tmp_path, caplog, strategy, evaluations):
+    """Also where the steps between evaluations do not divide those of the training, and the ramp ends with these."""
+    watch = Watch()
+    made = trainer(tmp_path, [0.9, 0.8, 0.1][:evaluations], watch, end=0.5, **strategy)
+    made.train()
+    assert len(watch.seen) == evaluations
+    assert_weights(made.model, watch.seen[-1])
+    assert made.best.path.is_file() and "has chosen none" not in caplog.text
 
 
 def test_by_default_the_last_weights_are_the_result(tmp_path):

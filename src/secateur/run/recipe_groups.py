@@ -63,8 +63,8 @@ class MethodRecipe(Strict):
     )
     refit: bool = Field(
         False,
-        description="whenever units are removed, change the weights that read them in closed form, so that the units "
-        "that are left make up for them",
+        description="whenever units are removed for good, change the weights that read them in closed form, so that "
+        "the units that are left make up for them; not with methods under which units may return",
     )
 
 
@@ -183,8 +183,8 @@ class TrainingRecipe(Strict):
     select: int = Field(
         0,
         ge=0,
-        description="number of training rows held out, on which the best weights of a stage are selected; 0: the "
-        "last weights",
+        description="number of training rows held out, on which the best weights of a stage are selected, which "
+        "ends with an evaluation then; 0: the last weights",
     )
     checkpoints: int = Field(4, ge=0, description="number of checkpoints per stage")
     report_to: tuple[str, ...] = Field(

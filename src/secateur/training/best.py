@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
+from secateur.methods.method import Method
 from secateur.system.errors import UserError
 from secateur.system.file_format import FileFormat
 from secateur.system.tensor_file import load_into, read_notes, save_tensors
@@ -56,13 +57,18 @@ class BestEvaluation:
         """Remove what an earlier training has kept in this place."""
         self.path.unlink(missing_ok=True)
 
-    def restore(self) -> None:
-        """Restore the weights of the best evaluation; if there is none, they are unchanged, and a warning says so."""
+    def restore(self, method: Method | None = None) -> None:
+        """Restore the weights of the best evaluation; if there is none, they are unchanged, and a warning says so.
+
+        Args:
+            method: of the training, to whose options the warning refers.
+        """
         if not self.path.is_file():
             log.warning(
                 "select=%r has chosen none: no evaluation came after the method had reached its target, so that the "
-                "last weights stay; end the ramp earlier, evaluate more often, or allow the method a tolerance",
+                "last weights stay; end the ramp earlier, or %s",
                 self.metric,
+                "allow the method a tolerance" if hasattr(method, "tolerance") else "evaluate more often",
             )
             return
         for part, module in self.parts.items():

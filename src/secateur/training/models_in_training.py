@@ -15,6 +15,7 @@ from secateur.surgery.compact.kernels import reliable_kernels
 from secateur.system.model_copies import twin
 from secateur.system.model_state import frozen
 from secateur.system.sharding import ShardedModel, Sharding
+from secateur.training.best import BestEvaluation
 from secateur.training.loss import TermLoss
 from secateur.training.shrink_policy import ShrinkPolicy
 
@@ -53,7 +54,13 @@ def fast_attention(device: torch.device) -> AbstractContextManager[Any]:
 
 
 class Steps(Protocol):
-    """What happens around an optimizer step."""
+    """What happens around an optimizer step.
+
+    Attributes:
+        best: notes the best evaluation, if one is to be chosen.
+    """
+
+    best: BestEvaluation | None
 
     def before_step(self) -> None: ...
 
@@ -61,7 +68,10 @@ class Steps(Protocol):
 
 
 class StepCallback(TrainerCallback):
-    """Calls a trainer before and after every optimizer step."""
+    """Calls a trainer before and after every optimizer step.
+
+    A training that chooses the best evaluation ends with one, so that the last weights are compared, too.
+    """
 
     def __init__(self, trainer: Steps) -> None:
         self.trainer = trainer
@@ -71,3 +81,5 @@ class StepCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.step_taken()
+        if self.trainer.best is not None and args.eval_strategy == "steps" and state.global_step >= state.max_steps:
+            control.should_evaluate = True  # by epochs, the last one is evaluated anyway
