@@ -119,21 +119,10 @@ def test_a_model_that_is_cut_on_the_way_is_refitted_as_the_masked_one(which, kin
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 0.9 * sizes[0]
 
 
-LEARNED = ("cofi", "subset", "voita")
-"""Methods whose masks are learned: they remove no unit for good before the plan, if their gates have not settled."""
+KINDS = ["grain", "magnitude", pytest.param(gates, id="settled gates")]
 
 
-@pytest.mark.parametrize("kind", LEARNED)
-def test_until_the_plan_nothing_is_removed_and_nothing_is_refitted(kind, tmp_path):
-    plain, _ = trained(FIRST.values[0], kind, UNITS[1], tmp_path, shrink=True)
-    refit, _ = trained(FIRST.values[0], kind, UNITS[1], tmp_path, shrink=True, refit=True)
-    assert bool(refit.method.alive.all()) and refit.refit.paths and not plain.refit.paths
-    mine, theirs = refit.model.state_dict(), plain.model.state_dict()
-    assert [name for name in theirs if not torch.equal(mine[name], theirs[name])] == []
-    assert torch.equal(refit.method.eval().masks(), plain.method.eval().masks())
-
-
-@pytest.mark.parametrize("kind", ["grain", "magnitude", *LEARNED])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_plan_that_leaves_nothing_out_changes_nothing(kind, tmp_path):
     training, _ = trained(FIRST.values[0], kind, UNITS[1], tmp_path, shrink=True, refit=True)
     before = {name: weight.clone() for name, weight in training.model.state_dict().items()}
@@ -143,7 +132,7 @@ def test_a_plan_that_leaves_nothing_out_changes_nothing(kind, tmp_path):
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
 
 
-@pytest.mark.parametrize("kind", ["grain", "magnitude", *LEARNED])
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_a_plan_leaves_out_of_hard_and_soft_masks_is_made_up_for(kind, tmp_path):
     """The first feed-forward network loses half of the neurons that it has left: on the rows of the training."""
     training, _ = trained(FIRST.values[0], kind, UNITS[1], tmp_path, shrink=True, refit=True)

@@ -147,6 +147,14 @@ def test_a_run_is_refitted_where_its_recipe_says_so(values, tmp_path):
     assert readers and not any(torch.equal(files[0][name], files[1][name]) for name in readers)
 
 
+@pytest.mark.parametrize("name", ["cofi", "movement", "subset", "voita"])
+def test_a_refit_without_removals_is_refused_before_the_folder_is_touched(values, tmp_path, name):
+    changed = {"method.name": name, "method.refit": True, "target.units": ["head", "ffn"], "target.density": 0.5}
+    with pytest.raises(UserError, match=rf"{name.capitalize()} closes units that may return"):
+        pipeline.run(recipe.make(values | changed), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_tiles_are_not_refitted_and_refused_before_the_folder_is_touched(values, tmp_path):
     tiled = values | {"method.name": "random", "method.refit": True, "target.units": ["ffn/4x4"], "target.density": 0.9}
     with pytest.raises(UserError, match=r"tiles cannot be refitted"):

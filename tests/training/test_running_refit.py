@@ -1,5 +1,7 @@
 """The refit of a training at each removal: what it watches, when, and what it changes."""
 
+from functools import partial
+
 import pytest
 import torch
 from quiet import arguments
@@ -7,7 +9,10 @@ from tiny_models import inputs, tiny
 from tiny_training import collate, examples, terms
 
 from secateur.budget.space import Space
+from secateur.methods import METHODS
+from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
+from secateur.methods.method import Calibrated
 from secateur.methods.schedules import cubic
 from secateur.structure.plan import Plan
 from secateur.surgery.input_moments import outputs_at
@@ -19,10 +24,10 @@ from secateur.training.trainer import PruningTrainer
 UNITS = ("ffn", "qk", "vo")
 
 
-def trained(folder, *units, steps=6, which=("bert",), share=None, **options):
+def trained(folder, *units, steps=6, which=("bert",), share=None, kind=Grain, **options):
     student = tiny(*which, seed=1)
     space = Space(student, *(units or UNITS))
-    method = Grain(space, cubic(1.0, 0.7, begin=0.1, end=0.9) if share is None else share)
+    method = kind(space, cubic(1.0, 0.7, begin=0.1, end=0.9) if share is None else share)
     return PruningTrainer(
         student,
         method=method,
@@ -132,3 +137,27 @@ def test_a_plan_that_leaves_out_more_is_refitted_too(tmp_path):
 def test_tiles_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"tiles cannot be refitted.*method\.refit: false"):
         trained(tmp_path, "ffn/8x4", refit=True)
+
+
+@pytest.mark.parametrize("name", METHODS.all())
+def test_with_every_method_the_refit_changes_weights_or_is_refused(name, tmp_path):
+    """With the same seed, by a schedule along which half of the heads and neurons go."""
+    kind, states = METHODS.get(name), []
+    if not kind.monotone:
+        with pytest.raises(UserError, match=rf"{kind.__name__} closes units that may return.*method\.refit: false"):
+            trained(tmp_path, "head", "ffn", kind=kind, refit=True)
+        return
+    for refit in (False, True):
+        torch.manual_seed(0)
+        training = trained(tmp_path, "head", "ffn", share=cubic(1.0, 0.5, begin=0.1, end=0.9), kind=kind, refit=refit)
+        if isinstance(training.method, Calibrated):
+            training.method.calibrate([collate(examples())])
+        training.train()
+        assert training.method.space.density(training.method.alive) <= 0.5
+        states.append(training.model.state_dict())
+    assert any(not torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_gates_that_settle_are_refitted(tmp_path):
+    """They are removed for good (law 16)."""
+    assert trained(tmp_path, kind=partial(Cofi, settle=2), refit=True).refit.paths

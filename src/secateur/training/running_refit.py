@@ -1,5 +1,8 @@
 """Compensation while a model is pruned: the Linears that read removed units take over what these contributed.
 
+A method must remove units for good in between (`Method.alive`). Where masks are learned and units may return, what a
+plan leaves out is closed already when the training ends, and there is no removal at which weights could change.
+
 Training makes up for a removed unit only by and by, and at most steps of a schedule some leave. Here the weights that
 are left are changed in closed form at the removal itself (`surgery/running_moments`), from moments that the training's
 own forwards give. They cost a matrix product for each Linear, so only some steps gather them.
@@ -23,6 +26,7 @@ from secateur.structure.space import UnitSpace
 from secateur.surgery.compensation import check_refittable
 from secateur.surgery.input_moments import reading, real_tokens
 from secateur.surgery.running_moments import RunningMoments
+from secateur.system.errors import UserError
 from secateur.training.masks import TrainingMasks
 
 EVERY = 4
@@ -45,7 +49,7 @@ class RunningRefit(nn.Module):
         average: of a tensor over the processes.
 
     Raises:
-        UserError: the units are tiles.
+        UserError: as `check_refit`.
     """
 
     moments: nn.ModuleList
@@ -56,8 +60,8 @@ class RunningRefit(nn.Module):
         self.paths: dict[str, str] = {}
         self.moments = nn.ModuleList()
         if enabled and masks.method is not None:
+            check_refit(masks.method)
             space, like = masks.method.space, next(masks.model.parameters())
-            check_refittable(space)
             self.paths = _losing(space)
             self.moments.extend(RunningMoments(space.table.sizes[axis], like) for axis in self.paths)
 
@@ -133,6 +137,20 @@ class RunningRefit(nn.Module):
         present = dict(model.named_modules())
         found = {axis: present.get(path) for axis, path in self.paths.items()}
         return {axis: module for axis, module in found.items() if isinstance(module, nn.Linear)}
+
+
+def check_refit(method: Method) -> None:
+    """Refuse a refit at removals that would change no weight, and one of tiles.
+
+    Raises:
+        UserError: the method removes no unit for good before its plan, or the units are tiles.
+    """
+    if not (method.monotone or method.shrinks):
+        raise UserError(
+            f"the refit makes up for units at the step that removes them for good, and {type(method).__name__} closes "
+            "units that may return, until its plan: set method.refit: false, or choose a method such as grain"
+        )
+    check_refittable(method.space)
 
 
 def moments_bytes(space: UnitSpace) -> int:

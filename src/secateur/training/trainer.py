@@ -72,8 +72,8 @@ class PruningTrainer(EvaluatingTrainer):
         moments: of an earlier stage (`PruningTrainer.moments`); the model's as `cut_moments` cuts them, if it was cut.
         rows_seen: training rows that earlier stages have taken. The order of the rows continues after them, if they
             were of the same rows, which needs rows grouped by length.
-        select: the metric by which the best evaluation is chosen, once the method has settled. Its weights are the
-            result; by default the last weights are.
+        select: the metric by which the best evaluation is chosen, once the method has settled, with one after the last
+            step. Its weights are the result; by default the last weights are.
         generate: returns the tokens `(batch, tokens)` that a model in evaluation mode generates for a batch without
             labels; evaluations then use these in place of the outputs.
         average: the fraction of the steps, at the end, over which the weights are averaged for the result; 0 for none.
@@ -88,8 +88,8 @@ class PruningTrainer(EvaluatingTrainer):
 
     Raises:
         UserError: terms of one name, a term without its teacher, a teacher that shares weights with the model, fp16
-            with a method, several GPUs, averaging or FSDP where not possible; from `train`, a value is not finite, or
-            a `compute_loss` of one's own does not call this one.
+            with a method, several GPUs, averaging, a refit or FSDP where not possible; from `train`, a value is not
+            finite, or a `compute_loss` of one's own does not call this one.
     """
 
     loss_is_scaled_for_ga = False
@@ -219,7 +219,7 @@ class PruningTrainer(EvaluatingTrainer):
         """Give the model the weights and the shapes that are the result of the training."""
         self.accelerator.wait_for_everyone()
         if self.best is not None:
-            self.best.restore()
+            self.best.restore(self.method)
         if self.averaging is not None:
             self.averaging.take(self.state.global_step, self.state.max_steps)
         if self.shrinking is not None:

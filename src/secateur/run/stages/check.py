@@ -37,7 +37,6 @@ from secateur.structure.binding import bind, check_family
 from secateur.structure.images import image_tokens
 from secateur.structure.positions import positions
 from secateur.surgery.checkpoint import read_config
-from secateur.surgery.compensation import check_refittable
 from secateur.surgery.opening import check_vocabulary
 from secateur.system import compat, processes
 from secateur.system.compat.sharding_trainer import sharding_of
@@ -46,6 +45,7 @@ from secateur.tasks.checkpoint_labels import model_type_of
 from secateur.tasks.rows import check_length
 from secateur.training.checks import check_devices
 from secateur.training.evidence import heard
+from secateur.training.running_refit import check_refit
 
 log = logging.getLogger(__name__)
 
@@ -298,7 +298,7 @@ def _check_method(context: Context, recipe: Recipe, method: Method) -> None:
         raise UserError("tiles cannot be trained in parts (FSDP): choose other units, or start with torchrun")
     heard(method.listens_to, context.distillation.terms())
     if recipe.method.refit:
-        check_refittable(method.space)
+        check_refit(method)
     if recipe.target.toward is not None:
         share = share_to_keep(recipe, method.space)
         if schedule_of(recipe, share)(0.0) < share:
