@@ -3,6 +3,7 @@
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
+from secateur.tasks.images import Images
 from secateur.tasks.multilabel import MultiLabel
 from secateur.tasks.split_off import split_off
 from secateur.tasks.translation import Translation
@@ -55,6 +56,26 @@ def test_target_texts_are_no_classes(tmp_path):
     lines = [f"one {n}\tun {max(n, 3)}" for n in range(50)]  # four equal targets
     (tmp_path / "pairs.tsv").write_text("\n".join(["source\ttarget", *lines]))
     assert len(Translation.from_data(str(tmp_path / "pairs.tsv")).splits["validation"]) == 5
+
+
+@pytest.mark.parametrize("names", ["source\ttarget", "en\tde", "article\thighlights"])
+def test_a_source_of_several_targets_is_on_one_side_whatever_the_columns_are_called(tmp_path, names):
+    lines = [f"one {n}\tun {n} {again}" for n in range(50) for again in range(2)]
+    (tmp_path / "pairs.tsv").write_text("\n".join([names, *lines]))
+    splits = Translation.from_data(str(tmp_path / "pairs.tsv"), text=names.split()[0], label=names.split()[1]).splits
+    assert len(splits["validation"]) == 10
+    assert not {*splits["train"]["source"]} & {*splits["validation"]["source"]}
+
+
+def test_an_image_in_two_files_is_on_one_side(tmp_path):
+    pillow = pytest.importorskip("PIL.Image")
+    for number in range(40):
+        for place in (tmp_path / f"{number % 2}" / f"{number}-{again}.png" for again in range(2)):
+            place.parent.mkdir(exist_ok=True)
+            pillow.new("RGB", (2, 2), (number, 0, 0)).save(place)
+    splits = Images.from_data(str(tmp_path)).splits
+    assert len(splits["validation"]) == 8
+    assert not {*splits["train"]["digest"]} & {*splits["validation"]["digest"]}
 
 
 def test_the_only_row_of_a_label_among_several_stays():

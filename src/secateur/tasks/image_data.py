@@ -14,7 +14,7 @@ from secateur.surgery.image_reader import opened
 from secateur.system.errors import UserError
 from secateur.tasks.classification_data import LABELS, is_missing, labelled
 from secateur.tasks.columns import find_column, is_text, shared_columns
-from secateur.tasks.image_files import FILE, IMAGE
+from secateur.tasks.image_files import IMAGE, is_of_images
 from secateur.tasks.label_texts import are_lists
 from secateur.tasks.origin import Splits, origin_of
 
@@ -59,7 +59,7 @@ def prepare(splits: DatasetDict, image: str | None, label: str | None, asked: Se
 
 def _check_columns(name: str, split: Dataset, image: str, label: str, asked: Sequence[str]) -> None:
     feature = split.features[image]
-    if not isinstance(feature, Image) and feature != FILE:
+    if not is_of_images(feature):
         held = feature.dtype if isinstance(feature, Value) else "records"
         raise UserError(
             f"column {image!r} of the {name} split holds {held}, not images: give a folder with a folder of images for "

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features, Image, Value
 
 from secateur.tasks.data_files import READERS, form
 
@@ -15,6 +16,11 @@ IMAGE, LABEL = "image", "label"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 FILE = {"bytes": Value("binary"), "path": Value("string")}
 """The feature of an image that is not opened, as the library `datasets` has it: its bytes, or the path of its file."""
+
+
+def is_of_images(feature: Any) -> bool:
+    """Whether a feature of `datasets` is of images, opened or not."""
+    return isinstance(feature, Image) or feature == FILE
 
 
 def image_parts(folder: Path, splits: Sequence[str]) -> dict[str, Callable[[], Dataset]]:

@@ -148,6 +148,7 @@ class Sequences(Task):
             validation=validation,
             each=flat,
             label=lambda rows: columns(rows)[1:],
+            target=TARGET,
             prepare=prepared,
             stratified=False,
             seed=seed,

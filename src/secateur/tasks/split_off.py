@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict
 from numpy.typing import NDArray
 
 from secateur.system.errors import UserError
+from secateur.tasks.image_files import is_of_images
 
 Groups = NDArray[np.int64]
 """`(groups,)` or `(rows,)`: numbers of groups; a group is all rows whose inputs are equal."""
@@ -27,7 +28,7 @@ def split_off(rows: Dataset, label: str | None, share: float, seed: int, stratif
     stays.
 
     Args:
-        rows: with the columns of inputs and of the label alone.
+        rows: with the columns of inputs and of the label alone; images have a column of their digests beside them.
         label: the column of classes, scores, lists of labels or target texts; None for rows without one.
         share: the fraction of the inputs, in (0, 1), to split off; at least one is.
         seed: chooses them.
@@ -61,8 +62,11 @@ def _groups(rows: Dataset, label: str | None) -> Groups:
 
 
 def _inputs(rows: Dataset, label: str | None) -> Iterator[bytes]:
-    """A digest of the inputs of each row; a row of a label alone is an input of its own."""
-    columns = [name for name in rows.column_names if name != label]
+    """A digest of the inputs of each row; a row of a label alone is an input of its own.
+
+    Images are compared by the column of their digests, because two files may hold the same image.
+    """
+    columns = [name for name, feature in rows.features.items() if name != label and not is_of_images(feature)]
     if not columns:
         yield from (str(number).encode() for number in range(len(rows)))
     for batch in rows.select_columns(columns).iter(batch_size=1000) if columns else ():

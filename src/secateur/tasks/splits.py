@@ -41,6 +41,7 @@ def read_splits(
     train: str | None = None,
     validation: str | None = None,
     label: Sequence[str] | Callable[[Dataset], Sequence[str]] = (),
+    target: str | None = None,
     each: Callable[[Dataset], Dataset] | None = None,
     prepare: Callable[[DatasetDict], DatasetDict] | None = None,
     stratified: bool = True,
@@ -65,6 +66,7 @@ def read_splits(
             that exists.
         validation: the split to evaluate on; by default the first of `VALIDATION` that exists.
         label: names that the label's column may have, if the task has one, or what finds them in the training split.
+        target: the name that `prepare` gives the label's column, if it does not keep that of the data.
         each: applied to every split as it is read.
         prepare: applied before any split is divided, so that its messages number the rows as the files do; it may
             return `Splits`, whose origin has what it guessed.
@@ -95,7 +97,7 @@ def read_splits(
     origin = replace(origin, train=training, scored=scored, unread=unread, guesses=guesses)
     if "validation" not in splits:
         rows = splits["train"]
-        splits = split_off(rows, _present(rows, label), share, seed, stratified)
+        splits = split_off(rows, target or _present(rows, label), share, seed, stratified)
     return Splits(splits, origin)
 
 
