@@ -1,6 +1,7 @@
 """Multi-label classification: the forms of labels, sigmoids in loss and scores, and a whole run."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -165,6 +166,13 @@ def test_scores_and_their_baseline(tmp_path):
     )
     assert found == pytest.approx({"micro_f1": 0.75, "macro_f1": 2 / 3, "subset_accuracy": 0.5})
     assert task.baseline([{"labels": row} for row in gold.tolist()]) == 0.5
+
+
+@pytest.mark.parametrize(("metric", "expected"), [("subset_accuracy", 0.4), ("micro_f1", 34 / 57)])
+def test_the_baseline_of_whole_sets_is_the_commonest_set(tmp_path, metric, expected):
+    task = replace(MultiLabel.from_data(write(tmp_path, {"label": SETS})), metric=metric)
+    gold = [[0.0, 1.0, 1.0, 0.0]] * 4 + [[1.0, 0.0, 0.0, 0.0]] * 3 + [[1.0, 0.0, 0.0, 1.0]] * 3
+    assert task.baseline([{"labels": row} for row in gold]) == pytest.approx(expected)
 
 
 def test_sigmoids_are_distilled():
