@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pandas import DataFrame
 from small_world import config as bert
 from small_world import recipe_values, tokenizer, write_model, write_questions
 from test_tokens import bytes_of_words
@@ -224,6 +225,23 @@ def test_columns_can_be_named_and_rows_limited(tmp_path):
     assert {name: len(part) for name, part in task.splits.items()} == {"train": 5, "validation": 4}
 
 
+@pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
+def test_places_that_pandas_has_written_as_decimals_are_read(tmp_path, form):
+    rows = [
+        {"question": f"who {n}?", "context": f"Ada wrote {n}.", "answer": "Ada", "answer_start": 0} for n in range(9)
+    ]
+    rows[4] |= {"answer": None, "answer_start": None}
+    table, file = DataFrame(rows), tmp_path / f"train.{form}"
+    assert table["answer_start"].dtype == "float64"
+    if form == "jsonl":
+        file.write_text("\n".join(json.dumps(row | {"answer_start": 0.0}) for row in rows))
+    else:
+        table.to_csv(file, index=False) if form == "csv" else table.to_parquet(file)
+    splits = Questions.from_data(str(file)).splits
+    read = {row["question"]: row["starts"] for split in splits.values() for row in split}
+    assert read == {f"who {n}?": [] if n == 4 else [0] for n in range(9)}
+
+
 def test_two_versions_of_a_split_stay_separate(tmp_path):
     for version in ("v1.1", "v2.0"):
         (tmp_path / f"train-{version}.json").write_text(nested(hub(4)))
@@ -257,6 +275,7 @@ def golds(number, **change):
         (hub(answers=golds(3, answer_start=[])), {}, r"an answer_start for each .*row 3"),
         (hub(answers=golds(3, answer_start=[-1])), {}, r"an answer_start for each .*row 3"),
         (hub(answers=golds(4, answer_start=[2])), {}, r"1 of the 20 rows.*is not in its context.*row 4"),
+        (hub(answers=golds(4, answer_start=[2.5])), {}, r"1 of the 20 rows.*an answer_start with a fraction.*row 4"),
         (hub(answers=["Ada"] * 20), {}, "an answer_start for each"),
         (hub(answers=[NOTHING] * 20), {}, "no question of the train split has an answer"),
         (hub(context=["Ada"] * 20, answers=[{"text": ["Ada"], "answer_start": [0]}] * 20), {}, "of one context"),

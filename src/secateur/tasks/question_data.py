@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -122,7 +123,15 @@ def _is_true(name: str, value: Any) -> bool:
 
 
 def _gold(answers: Any, start: Any) -> tuple[list[Any], list[Any]]:
-    """Texts and first characters of the gold answers of a row, in any of the forms that a row may have."""
+    """Texts and first characters of the gold answers of a row, in any of the forms that a row may have.
+
+    A column of integers with gaps is one of decimals where pandas has written it: whole ones are integers.
+    """
+    texts, starts = _answers(answers, start)
+    return texts, [int(value) if isinstance(value, float) and value.is_integer() else value for value in starts]
+
+
+def _answers(answers: Any, start: Any) -> tuple[list[Any], list[Any]]:
     if answers is None or answers == "" or answers == []:
         return [], []
     if isinstance(answers, list):
@@ -140,6 +149,7 @@ def _check_rows(
     faults = {
         "have no question": [not isinstance(text, str) or not text.strip() for text in questions],
         "have no context, or an empty one": [not isinstance(text, str) or not text.strip() for text in contexts],
+        f"have an {START} with a fraction, such as 3.5": [any(map(_is_fraction, starts)) for _, starts in gold],
         f"have answers without a text and an {START} for each": [not _is_complete(*own) for own in gold],
     }
     check_rows(name, faults)
@@ -148,6 +158,10 @@ def _check_rows(
         for context, own in zip(contexts, gold, strict=True)
     ]
     check_rows(name, {f"have an answer that is not in its context at {START} (counted in characters)": elsewhere})
+
+
+def _is_fraction(start: Any) -> bool:
+    return isinstance(start, float) and math.isfinite(start)
 
 
 def _is_complete(texts: Sequence[Any], starts: Sequence[Any]) -> bool:
