@@ -5,11 +5,12 @@ import json
 import logging
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from secateur.system.errors import UserError
 from secateur.tasks.classification import Classification
 from secateur.tasks.data_files import read_files
+from secateur.tasks.language import Language
 from secateur.tasks.multilabel import MultiLabel
 from secateur.tasks.questions import Questions
 from secateur.tasks.splits import read_splits
@@ -184,6 +185,21 @@ def test_a_compressed_file_is_read_as_the_file_itself(tmp_path, suffix):
     packed.write_bytes(b"no gzip")
     with pytest.raises(UserError, match=r"train\..*gz' cannot be read"):
         read_splits(packed)
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "pandas"])
+@pytest.mark.parametrize("whole", [True, False], ids=["all columns", "one column"])
+def test_a_format_is_no_part_of_the_data_of_a_folder(tmp_path, kind, whole):
+    rows = {"text": TEXTS, "label": [0, 1] * 10, "tokens": [["a", "b"]] * 20, "tags": [["N", "V"]] * 20}
+    split = Dataset.from_dict(rows).with_format(kind, columns=None if whole else ["label"])
+    split.save_to_disk(tmp_path / "one")
+    DatasetDict(train=split, validation=split).save_to_disk(tmp_path / "both")
+    for data in (str(tmp_path / "one"), str(tmp_path / "both")):
+        texts = Classification.from_data(data)
+        assert {*texts.splits["train"]["text"], *texts.splits["validation"]["text"]} == {*TEXTS}
+        assert texts.splits["train"][0]["label"] in (0, 1) and texts.labels == ("LABEL_0", "LABEL_1")
+        assert Tokens.from_data(data, text="tokens", label="tags").splits["train"][0]["tokens"] == ["a", "b"]
+        assert Language.from_data(data, text="text").splits["train"][0]["text"] in TEXTS
 
 
 def parallel(folder, split, names=("{}.en", "{}.de"), count=20):

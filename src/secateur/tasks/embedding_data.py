@@ -95,8 +95,7 @@ def _guesses(
 
 def _texts_of(split: Dataset, columns: Sequence[str]) -> Dataset:
     """The texts of some columns one by one, each once, in the order of the rows."""
-    texts = split.select_columns(list(columns)).with_format(None)
-    rows = zip(*(texts[name][:] for name in columns), strict=True)
+    rows = zip(*(split[name][:] for name in columns), strict=True)
     return Dataset.from_dict({TEXT: _distinct(value for row in rows for value in row)})
 
 
@@ -107,8 +106,7 @@ def _distinct(values: Iterable[str | None]) -> list[str]:
 
 def _pairs_of(split: Dataset, columns: Sequence[str]) -> Dataset:
     """The rows all of whose texts are filled, each once."""
-    values = split.select_columns(list(columns)).with_format(None)
-    rows = zip(*([(value or "").strip() for value in values[name][:]] for name in columns), strict=True)
+    rows = zip(*([(value or "").strip() for value in split[name][:]] for name in columns), strict=True)
     kept = list(dict.fromkeys(row for row in rows if all(row)))
     return Dataset.from_dict({name: [row[place] for row in kept] for place, name in enumerate(PAIR[: len(columns)])})
 

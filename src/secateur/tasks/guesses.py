@@ -74,5 +74,5 @@ def holds_words(split: Dataset, column: str) -> bool:
     """Whether a column holds a text of several words in the first rows."""
     if not holds_text(split, column):
         return False
-    values = split.select_columns([column]).with_format(None)[:SAMPLE][column]
+    values = split.select_columns([column])[:SAMPLE][column]
     return any(len((value or "").split()) > 1 for value in values)

@@ -135,6 +135,7 @@ def _folder_parts(folder: Path, config: str | None = None) -> dict[str, Part]:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         with reading(folder):
             loaded = load_from_disk(str(folder), keep_in_memory=True)  # so that `map` writes no cache into the folder
+        loaded = loaded.with_format(None)  # how an earlier program read it: as tensors, or some columns alone
         return loaded_parts(loaded if isinstance(loaded, DatasetDict) else DatasetDict(train=loaded))
     if card_states(folder, "configs"):
         return card_parts(folder, config)
