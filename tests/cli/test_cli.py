@@ -536,6 +536,11 @@ def test_predict_takes_texts_a_file_and_stdin(secateur, world, tmp_path):
     assert pair["input"] == ["good film", "bad"]
     assert refused(secateur(*words, "good", "--pairs"), "every 2 texts are one input, and 1 are given")
     assert refused(secateur(*words, "good", "--file", "x"), "give one of them")
+    for line, count in (("good", "1 text"), ("good\tbad\tfilm", "3 texts")):
+        (tmp_path / "pairs.txt").write_text(f"good\tbad\n\n{line}\n")
+        done = secateur(*words, "--file", tmp_path / "pairs.txt", "--pairs")
+        assert refused(done, f"line 3 has {count}, and an input has 2")
+    assert refused(secateur(*words, "good", "bad", "--pairs", "--task", "tokens"), "is one text: leave out --pairs")
     assert refused(secateur(*words, "--file", tmp_path / "none.txt"), "none.txt cannot be read")
 
 

@@ -53,6 +53,18 @@ def test_the_class_is_the_most_probable_one_whatever_the_batch():
         assert one["label"] == ("no", "yes", "so")[expected.argmax()] and one["score"] == max(one["scores"].values())
 
 
+@pytest.mark.parametrize("task", ["tokens", "images", "translation", "summarisation", "language", "embedding"])
+def test_tasks_of_single_texts_refuse_pairs(task):
+    with pytest.raises(UserError, match=r"expected one (text|image) for each input, got 2"):
+        TASKS.get(task).predictor(asked(made(BertForSequenceClassification)), [[LONG, SHORT]])
+
+
+@pytest.mark.parametrize("inputs", [[[LONG, SHORT], [LONG]], [[LONG], [LONG, SHORT]], [[LONG, SHORT, LONG]]])
+def test_inputs_have_one_text_each_or_two_each(inputs):
+    with pytest.raises(UserError, match="give one text for every input, or two for every one"):
+        TASKS.get("multilabel").predictor(asked(made(BertForSequenceClassification)), inputs)
+
+
 def test_outputs_of_one_name_are_told_apart_by_their_numbers():
     model = made(BertForSequenceClassification, id2label={0: "crane", 1: "other", 2: "crane"})
     with torch.no_grad():

@@ -12,6 +12,7 @@ from secateur.run.recipe import make_group
 from secateur.run.run_values import asked_as, with_run_values
 from secateur.surgery.opening import auto_class_opened, open_model, open_tokenizer
 from secateur.system.errors import UserError
+from secateur.system.quantities import quantity
 from secateur.tasks import TASKS
 from secateur.tasks.predictors import Asked, Prediction, Texts
 from secateur.tasks.rows import check_length
@@ -39,6 +40,8 @@ def predict(
     if predictor is None:
         raise UserError(f"task {data.task!r} does not say how it predicts: set its class attribute predictor")
     predictor.check_options(given.get("data.options", {}), data.task)
+    if pairs and predictor.single:
+        raise UserError(f"an input of the task {data.task!r} is one {predictor.parts[0]}: leave out --pairs")
     told = asked_as(folder, data.task)
     pairs = told.pop("pairs", False) or pairs
     inputs = _inputs(texts or [], file, max(len(predictor.parts), 2 if pairs else 1))
@@ -66,26 +69,41 @@ def _inputs(texts: Sequence[str], file: Path | None, size: int) -> list[Texts]:
     """The texts of each input, of the command line or of a file.
 
     Raises:
-        UserError: there are both or none, the file cannot be read, or an input has too few texts.
+        UserError: there are both or none, the file cannot be read, or an input does not have `size` texts.
     """
     if texts and file is not None:
         raise UserError("texts are given, and a file of texts too: give one of them")
     if not texts:
-        return [line.split("\t") if size > 1 else [line] for line in _lines(file)]
+        return [_parts(number, line, size) for number, line in _lines(file)]
     if len(texts) % size:
         raise UserError(f"every {size} texts are one input, and {len(texts)} are given: give {size} for each")
     return [texts[first : first + size] for first in range(0, len(texts), size)]
 
 
-def _lines(file: Path | None) -> list[str]:
-    """The lines of a file or of stdin that are not empty; only a line feed ends one, as in files of data."""
+def _parts(number: int, line: str, size: int) -> Texts:
+    """The texts of a line, between tabs where an input has several."""
+    texts = line.split("\t") if size > 1 else [line]
+    if len(texts) != size:
+        raise UserError(
+            f"line {number} has {quantity(len(texts), 'text')}, and an input has {size}: write {size} into each line, "
+            "with a tab between them"
+        )
+    return texts
+
+
+def _lines(file: Path | None) -> list[tuple[int, str]]:
+    """The lines of a file or of stdin that are not empty, with their numbers from 1.
+
+    Only a line feed ends one, as in files of data.
+    """
     if file is None and sys.stdin.isatty():
         raise UserError("no text is given: write it behind the model, name a file by --file, or pipe texts in")
     try:
         content = sys.stdin.read() if file is None or str(file) == "-" else file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read ({error}): give a file of text in UTF-8") from error
-    return [line.removesuffix("\r") for line in content.split("\n") if line.strip()]
+    lines = enumerate(content.split("\n"), 1)
+    return [(number, line.removesuffix("\r")) for number, line in lines if line.strip()]
 
 
 def _named(texts: Texts) -> dict[str, Any]:

@@ -67,12 +67,14 @@ class Predictor(NamedTuple):
         predict: a prediction for each input.
         options: of the task, that it reads, and perhaps their types, which are checked; None if they are not known.
         told: how a model of a task with these data is asked as they are: `pairs`, or options.
+        single: whether an input is one text and never two, where `parts` is a single name.
     """
 
     parts: tuple[str, ...]
     predict: Callable[[Asked, Sequence[Texts]], list[Prediction]]
     options: Mapping[str, Any] | tuple[str, ...] | None = None
     told: Callable[[Any], dict[str, Any]] = _nothing_told
+    single: bool = False
 
     def check_options(self, given: Mapping[str, Any], task: str) -> None:
         """Refuse options of a task that it does not read, or of another type."""
@@ -89,20 +91,32 @@ class Predictor(NamedTuple):
         """A prediction for each input, in their order.
 
         Raises:
-            UserError: there are none, one is empty, or has another number of texts than the task takes.
+            UserError: there are none, one is empty, or has another number of texts than the task takes or than the
+                first one has.
         """
         if not inputs:
             what = self.parts[0]
             raise UserError(f"there is no {what} to predict for: give one, or a file with one a line by --file")
         for texts in inputs:
-            if len(self.parts) > 1 and len(texts) != len(self.parts):
-                raise UserError(
-                    f"expected {' and '.join(self.parts)} for each input, got {len(texts)} texts: give both"
-                )
-            if not all(text.strip() for text in texts):
-                raise UserError("a text is empty: leave it out, or fill it")
+            self._check(texts, len(inputs[0]))
         with kept_settings(asked.tokenizer):
             return self.predict(asked.within(most_tokens(asked.tokenizer, asked.model)), inputs)
+
+    def _check(self, texts: Texts, first: int) -> None:
+        """Refuse an input that is not as many texts as the task takes, and as the first input has."""
+        count = len(texts)
+        if len(self.parts) > 1 and count != len(self.parts):
+            raise UserError(f"expected {' and '.join(self.parts)} for each input, got {count} texts: give both")
+        if self.single and count != 1:
+            raise UserError(
+                f"expected one {self.parts[0]} for each input, got {count}: give each as an input of its own"
+            )
+        if count != first or count not in (1, 2):
+            raise UserError(
+                f"an input has {count} texts and the first {first}: give one text for every input, or two for every one"
+            )
+        if not all(text.strip() for text in texts):
+            raise UserError("a text is empty: leave it out, or fill it")
 
 
 def _outputs(asked: Asked, inputs: Sequence[Texts]) -> Iterator[Any]:
@@ -278,14 +292,14 @@ def _no_answer(task: Any) -> dict[str, Any]:
 
 
 CLASSES = Predictor(("text",), _classes, (), _pairs_or_numbers)
-IMAGES = Predictor(("image",), _images, ())
+IMAGES = Predictor(("image",), _images, (), single=True)
 LABEL_SETS = Predictor(("text",), _label_sets, (), _pairs)
-TAGS = Predictor(("text",), _tags, ())
+TAGS = Predictor(("text",), _tags, (), single=True)
 OF_ANSWERS = {"doc_stride": int | None, "max_answer_length": int, "nothing": bool, "null_threshold": float}
 ANSWERS = Predictor(("question", "context"), _answers, OF_ANSWERS, _no_answer)
 OF_TEXTS = {"prefix": str, "beams": int, "length_penalty": float, "max_new_tokens": int | None}
-TEXTS = Predictor(("text",), _texts, OF_TEXTS)
-SUMMARIES = Predictor(("text",), _summaries, OF_TEXTS)
-CONTINUATIONS = Predictor(("text",), _continued, {"max_new_tokens": int})
-VECTORS = Predictor(("text",), _vectors, ())
+TEXTS = Predictor(("text",), _texts, OF_TEXTS, single=True)
+SUMMARIES = Predictor(("text",), _summaries, OF_TEXTS, single=True)
+CONTINUATIONS = Predictor(("text",), _continued, {"max_new_tokens": int}, single=True)
+VECTORS = Predictor(("text",), _vectors, (), single=True)
 RELEVANCE = Predictor(("query", "passage"), _numbers, ())
