@@ -1,10 +1,13 @@
 """Validation rows that are split off: stratified, no class without a row on either side, and no text on both."""
 
+import json
+
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from secateur.tasks.images import Images
 from secateur.tasks.multilabel import MultiLabel
+from secateur.tasks.reranking import Reranking
 from secateur.tasks.split_off import split_off
 from secateur.tasks.translation import Translation
 
@@ -76,6 +79,17 @@ def test_an_image_in_two_files_is_on_one_side(tmp_path):
     splits = Images.from_data(str(tmp_path)).splits
     assert len(splits["validation"]) == 8
     assert not {*splits["train"]["digest"]} & {*splits["validation"]["digest"]}
+
+
+@pytest.mark.parametrize("label", ["labels", "score"])
+def test_numbers_of_passages_are_no_classes_and_queries_are_split_by_whether_they_rank(tmp_path, label):
+    rows = [{"query": f"q {n}", "passages": ["a", "b", "c"], label: [n / 300 + 0.5, 0.0, 0.0]} for n in range(150)]
+    rows += [{"query": f"none {n}", "passages": ["a", "b"], label: [0.0, 0.0]} for n in range(50)]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for seed in SEEDS[:3]:
+        task = Reranking.from_data(str(tmp_path / "d.jsonl"), label=label, seed=seed)
+        assert task.metric == "mrr@10" and len(task.splits["validation"]) == 20
+        assert sum(any(own) for own in task.splits["validation"]["labels"]) == 15
 
 
 def test_the_only_row_of_a_label_among_several_stays():

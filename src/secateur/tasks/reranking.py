@@ -122,7 +122,13 @@ class Reranking(ComparedTask):
         _check_options(metric, negatives, relevant)
         prepared, candidates = partial(prepare, text=text, label=label), (label,) if label else LABELS
         splits = read_splits(
-            data, validation=validation, label=candidates, each=with_fields, prepare=prepared, seed=seed
+            data,
+            validation=validation,
+            label=candidates,
+            target=LABEL,
+            each=with_fields,
+            prepare=prepared,
+            seed=seed,
         )
         columns = find_columns(splits.origin.columns, text, label)
         if columns.drawn:

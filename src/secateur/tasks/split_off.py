@@ -23,16 +23,16 @@ def split_off(rows: Dataset, label: str | None, share: float, seed: int, stratif
     Rows whose inputs are equal go to one split, because a text in both would raise the score. Rows of too few inputs to
     split off one by `share` are split row by row.
 
-    Classes, scores and sets of labels are stratified. Of a class that has several inputs some are split off and some
-    stay, unless there are more classes than inputs to split off; an input that has the only occurrence of a label
-    stays.
+    Classes, scores, sets of labels, and lists of numbers by whether these differ are stratified. Of a class that has
+    several inputs some are split off and some stay, unless there are more classes than inputs to split off; an input
+    that has the only occurrence of a label stays.
 
     Args:
         rows: with the columns of inputs and of the label alone; images have a column of their digests beside them.
-        label: the column of classes, scores, lists of labels or target texts; None for rows without one.
+        label: the column of classes, scores, lists of labels or of numbers, or target texts; None for rows without one.
         share: the fraction of the inputs, in (0, 1), to split off; at least one is.
         seed: chooses them.
-        stratified: whether `label` has classes, scores or lists of labels, and not texts.
+        stratified: whether `label` has classes, scores or lists, and not texts.
 
     Raises:
         UserError: there is one row.
@@ -80,11 +80,17 @@ def _first(group_of: Groups) -> Groups:
 
 
 def _labels(values: Sequence[Any], group_of: Groups, groups: int) -> list[tuple[Any, ...]]:
-    """The labels that occur in each group, sorted."""
+    """The labels that occur in each group, sorted; of a list of numbers whether they differ."""
     found: list[dict[Any, None]] = [{} for _ in range(groups)]
     for group, value in zip(group_of.tolist(), values, strict=True):
-        found[group].update(dict.fromkeys(value if isinstance(value, list) else [value]))
+        found[group].update(dict.fromkeys(_labels_of(value)))
     return [tuple(sorted(own, key=str)) for own in found]
+
+
+def _labels_of(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        return [value]
+    return [len(set(value)) > 1] if any(isinstance(one, float) for one in value) else value
 
 
 def _of_classes(order: Groups, labels: Sequence[tuple[Any, ...]], count: int) -> Groups:
