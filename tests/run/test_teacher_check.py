@@ -14,6 +14,7 @@ from secateur.run.models import named_teacher
 from secateur.run.run_data import RunData
 from secateur.surgery import opening
 from secateur.system.errors import MissingPackage, NothingToKeep, UserError
+from secateur.tasks.classification import Classification
 
 
 @pytest.fixture
@@ -131,6 +132,34 @@ def test_rows_are_sampled_where_there_are_many(values, tmp_path, monkeypatch):
     run = context(values, tmp_path / "run")
     teacher_check.check_score(run, named_teacher(run))
     assert seen == [3]
+
+
+@pytest.mark.parametrize(
+    ("few", "seen", "refused"), [((0.66, 0.01), [3], False), ((0.0, 0.1), [3], True), ((0.66, 0.3), [3, 4], False)]
+)
+def test_all_rows_are_scored_where_a_sample_leaves_it_open(values, tmp_path, monkeypatch, few, seen, refused):
+    found, (score, error) = [], few
+    all_rows = {"accuracy": 0.75}, 0.1
+    monkeypatch.setattr(teacher_check, "ROWS", 3)
+    monkeypatch.setattr(Classification, "baseline", lambda self, rows: 0.5)
+    monkeypatch.setattr(
+        teacher_check,
+        "scores_with_error",
+        lambda model, task, rows, words: (
+            found.append(len(rows)) or (({"accuracy": score}, error) if len(rows) == 3 else all_rows)
+        ),
+    )
+    run = context(values, tmp_path / "run")
+    if refused:
+        with pytest.raises(UserError, match=r"has accuracy 0\.000 on 3 rows"):
+            teacher_check.check_score(run, named_teacher(run))
+    else:
+        teacher_check.check_score(run, named_teacher(run))
+    assert found == seen
+    all_rows = {"accuracy": 0.6}, 0.1
+    if len(seen) == 2:
+        with pytest.raises(UserError, match=r"on 4 rows .*by two standard errors of 0\.100"):
+            teacher_check.check_score(run, named_teacher(run))
 
 
 def test_a_teacher_with_another_tokenizer_is_refused(values, tmp_path):
