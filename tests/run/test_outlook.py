@@ -1,16 +1,22 @@
 """What a run says before it does anything: its data as it understood it, its stages with their steps."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
-from small_world import recipe_values, write_data, write_questions, write_sentences, write_world
+from small_world import recipe_values, tokenizer, write_data, write_questions, write_sentences, write_world
 
-from secateur.run import density_sweep, disk_check, pipeline, recipe, run_folder
+from secateur.measure.evaluation import encoded
+from secateur.run import density_sweep, disk_check, outlook, pipeline, recipe, run_folder
 from secateur.run.context import Context
 from secateur.run.models import base_model
 from secateur.run.run_data import RunData
 from secateur.run.run_rounds import changed
 from secateur.system.errors import UserError
+from secateur.tasks.embedding import SentenceEmbedding
+from secateur.tasks.language import Language
+from secateur.tasks.translation import Translation
 
 KEEP_SCORE = {"target.density": None, "target.keep_score": 0.9}
 
@@ -175,6 +181,43 @@ def test_every_task_describes_its_data(world, tmp_path, write, task, labels, row
     windows = "% of the training texts are longer than 24 tokens and are divided into windows"
     assert said["lengths"].endswith(windows if task == "questions" else "at which longer texts are truncated")
     assert said.get("labels", "").startswith(labels or "") and said["rows"].startswith(f"{rows} for training")
+
+
+def lengths(task, most):
+    """The line about lengths of a task whose rows the small tokenizer encodes with a maximum."""
+    made = recipe.make({"model": "m", "data": "d", "data.max_length": most})
+    words = tokenizer()
+    rows = encoded(task, "train", words, most)
+    return outlook.lengths_text(SimpleNamespace(task=task, train_rows=rows, recipe=made, tokenizer=words))
+
+
+def test_nothing_of_joined_texts_is_truncated(tmp_path):
+    (tmp_path / "d.txt").write_text("a good film and a bad book\n" * 9)
+    assert lengths(Language.from_data(str(tmp_path / "d.txt")), 8) == (
+        "texts are joined and divided into rows of 8 tokens, so that none is truncated"
+    )
+
+
+def test_the_limit_of_a_sentence_model_is_the_one_that_is_named(tmp_path):
+    texts = [f"{'good ' * number}film" for number in range(1, 11)]  # 4 to 13 tokens
+    (tmp_path / "d.txt").write_text("\n".join(texts))
+    task = SentenceEmbedding.from_data(str(tmp_path / "d.txt"))
+    own = replace(task, settings=replace(task.settings, max_length=6))
+    short = sum(len(text.split()) + 2 < 6 for text in task.splits["train"]["text"])
+    count = len(task.splits["train"])
+    assert lengths(own, 24).startswith(f"{(count - short) / count:.1%} of the training rows reach 6 tokens")
+    assert lengths(task, 24).startswith("0.0% of the training rows reach 24 tokens")
+
+
+def test_targets_are_counted_by_their_own_limit(tmp_path):
+    (tmp_path / "d.tsv").write_text(
+        "source\ttarget\n" + "".join(f"film {n}\t{'a good film ' * 4}\n" for n in range(20))
+    )
+    said = lengths(Translation.from_data(str(tmp_path / "d.tsv"), max_target_length=8), 12)
+    assert said == (
+        "0.0% of the training sources reach 12 tokens and 100.0% of the training targets reach 8 tokens, "
+        "at which longer texts are truncated"
+    )
 
 
 def test_a_finished_run_has_nothing_left_to_do(world, tmp_path):

@@ -24,7 +24,7 @@ from secateur.run.expected_stage import ExpectedStage
 from secateur.run.models import base_model, shaped, teacher_name
 from secateur.run.output_cache import Decision, decision, with_decision
 from secateur.run.recipe import Recipe
-from secateur.run.run_data import Rows
+from secateur.run.run_data import RunData
 from secateur.run.run_rounds import end_of_pruning, is_open, total_layers
 from secateur.run.score_goal import leaves_density_open, most_trials, recipes_to_try
 from secateur.run.size_goal import size_goal_of
@@ -36,9 +36,8 @@ from secateur.surgery.factorisation import AUTO, embedding_rank, rank_text
 from secateur.system.disk import free_bytes, size
 from secateur.system.quantities import quantity
 from secateur.tasks.origin import Origin
-from secateur.tasks.rows import length_of
 from secateur.tasks.splits import HIDDEN
-from secateur.tasks.task import Task, examples
+from secateur.tasks.task import examples
 
 Line = tuple[str, str]
 """What is described, and the description."""
@@ -117,7 +116,7 @@ def _data(context: Context) -> Iterator[Line]:
     yield "rows", f"{training}, {rows['validation']} for scoring by {task.metric} ({scored})"
     if (vocabulary := reported(context.data)) is not None:
         yield "vocabulary", vocabulary_sentence(vocabulary)
-    yield "lengths", _lengths(task, context.data.train_rows, recipe.data.max_length)
+    yield "lengths", lengths_text(context.data)
 
 
 def _scored(origin: Origin, recipe: Recipe) -> str:
@@ -134,16 +133,25 @@ def _scored(origin: Origin, recipe: Recipe) -> str:
     return f"{origin.scored}, on which {goal}"
 
 
-def _lengths(task: Task, rows: Rows, longest: int) -> str:
-    """What happens to texts that are longer than the maximum: several rows are made of one, or it is truncated."""
+def lengths_text(data: RunData) -> str:
+    """What happens to texts that are longer than the maximum: several rows are made of them, or they are truncated."""
+    task, rows, most = data.task, data.train_rows, data.recipe.data.max_length
     if not task.lengths:
         return "all rows have equally many tokens"
+    if task.packed:
+        return f"texts are joined and divided into rows of {most} tokens, so that none is truncated"
     if task.windows:
         own = examples(rows)
         share = sum(len(windows) > 1 for windows in own) / len(own)
-        return f"{share:.1%} of the training texts are longer than {longest} tokens and are divided into windows"
-    share = sum(length_of(row) >= longest for row in rows) / len(rows)
-    return f"{share:.1%} of the training rows reach {longest} tokens, at which longer texts are truncated"
+        return f"{share:.1%} of the training texts are longer than {most} tokens and are divided into windows"
+    limits = {key: min(limit, data.tokenizer.model_max_length) for key, limit in task.limits(most).items()}
+    names = ("sources", "targets") if len(limits) > 1 else ("rows",)
+    shares = (sum(len(row[key]) >= limit for row in rows) / len(rows) for key, limit in limits.items())
+    said = [
+        f"{share:.1%} of the training {name} reach {limit} tokens"
+        for name, share, limit in zip(names, shares, limits.values(), strict=True)
+    ]
+    return f"{' and '.join(said)}, at which longer texts are truncated"
 
 
 def _stages(context: Context, space: Space, densities: list[float], cache: Decision) -> Iterator[Line]:

@@ -255,8 +255,8 @@ class SentenceEmbedding(ComparedTask):
 
     # Rows
 
-    def longest(self, max_length: int) -> int:
-        return min(max_length, self.settings.max_length or max_length)
+    def limits(self, max_length: int) -> dict[str, int]:
+        return {"input_ids": min(max_length, self.settings.max_length or max_length)}
 
     def encode(self, split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 256) -> Dataset:
         """One of `splits`, or rows of one, as model inputs, unpadded, one row for each text, with its prompt.

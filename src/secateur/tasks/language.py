@@ -69,6 +69,7 @@ class Language(Task):
     model_class: ClassVar[Any] = AutoModelForCausalLM
     collator_class: ClassVar[type[PaddingCollator]] = BlockCollator
     exports: ClassVar[bool] = False
+    packed: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, Any]] = {
         "distillation.cache": False,
         "distillation.temperature": 1.0,

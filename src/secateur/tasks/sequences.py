@@ -187,7 +187,7 @@ class Sequences(Task):
         Raises:
             UserError: `max_length` or `max_target_length` is more than the tokenizer's model takes.
         """
-        longest = self.max_target_length or max_length
+        longest = self.limits(max_length)["labels"]
         check_length(self.longest(max_length), tokenizer)
         prefix = self.prefix  # not `self`: `map` hashes what its function refers to
 
@@ -201,8 +201,8 @@ class Sequences(Task):
         with kept_settings(tokenizer):
             return split.map(tokens, batched=True, remove_columns=[SOURCE], desc="tokenize")
 
-    def longest(self, max_length: int) -> int:
-        return max(max_length, self.max_target_length or 0)
+    def limits(self, max_length: int) -> dict[str, int]:
+        return {"input_ids": max_length, "labels": self.max_target_length or max_length}
 
     def load_model(self, name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
         """As `Task.load_model`; removes the mark `UNTRAINED`, because the loaded model is going to be trained."""

@@ -70,6 +70,7 @@ class Task(ABC):
             task takes it, it names one of their splits.
         lengths: whether inputs have different numbers of tokens.
         windows: whether a text that is longer than the maximum becomes several rows; otherwise it is truncated.
+        packed: whether texts are joined, and divided into rows of the maximum, so that none is truncated.
         of_one_width: whether the main score needs outputs of the width of the reference's.
         predictor: how a model is asked for single texts; None if it cannot be.
         condensed: from outputs and labels of a batch, tensors or tuples of them, to what scores need of the outputs;
@@ -90,6 +91,7 @@ class Task(ABC):
     evaluation_is_data: ClassVar[bool] = False
     lengths: ClassVar[bool] = True
     windows: ClassVar[bool] = False
+    packed: ClassVar[bool] = False
     of_one_width: bool = False
     condensed: ClassVar[Any] = None
     recognises: ClassVar[Callable[[Path], bool] | None] = None
@@ -113,7 +115,11 @@ class Task(ABC):
 
     def longest(self, max_length: int) -> int:
         """The most tokens of anything that `encode` makes of a row, at this `max_length`."""
-        return max_length
+        return max(self.limits(max_length).values())
+
+    def limits(self, max_length: int) -> dict[str, int]:
+        """The keys of the tokens of an encoded row that `encode` truncates -> the most tokens, at this `max_length`."""
+        return {"input_ids": max_length}
 
     @abstractmethod
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
