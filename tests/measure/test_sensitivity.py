@@ -14,7 +14,7 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 
 import secateur as sec
 from secateur.budget.space import Space
-from secateur.measure import bootstrap, evaluation
+from secateur.measure import evaluation
 from secateur.measure.evaluation import encoded, scores
 from secateur.measure.group_cuts import cut_to, group_cuts, in_turn
 from secateur.measure.sensitivity import importance, sensitivity
@@ -57,11 +57,6 @@ def words(tmp_path_factory):
     source = write_model(folder / "model")
     model = BertForTokenClassification.from_pretrained(source, num_labels=len(named_tags), id2label=named_tags)
     return randomised(model), task, tokenizer()
-
-
-@pytest.fixture(autouse=True)
-def _few_resamples(monkeypatch):
-    monkeypatch.setattr(bootstrap, "RESAMPLES", 2)
 
 
 def study(world, **options):
@@ -183,11 +178,11 @@ def test_rows_are_sampled_by_the_seed_and_units_are_chosen_on_other_rows(world):
     assert study(world, by="magnitude", units=("sublayer",)).evidence == 0
 
 
-def test_the_standard_error_of_an_accuracy_is_the_binomial_one(world, monkeypatch):
-    monkeypatch.setattr(bootstrap, "RESAMPLES", 100)
+def test_the_standard_error_of_an_accuracy_is_that_of_the_jackknife(world, monkeypatch):
+    monkeypatch.setattr(evaluation, "GROUPS", 180)
     result = study(world, rows=180, units=("sublayer",))
     assert result.metric == "accuracy" and 0.1 < result.dense < 0.9
-    assert result.standard_error == pytest.approx(np.sqrt(result.dense * (1 - result.dense) / 180), rel=0.25)
+    assert result.standard_error == pytest.approx(np.sqrt(result.dense * (1 - result.dense) / 179))
 
 
 # The model is left unchanged

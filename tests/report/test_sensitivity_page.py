@@ -78,3 +78,10 @@ def test_the_notes_state_the_noise_the_rows_and_the_caveat():
     assert "training rows" in caveat and "512 other training rows" in evidence
     assert "at density 0.25, 1 of 6 groups" in within
     assert work == "8 cuts in 12 s"
+
+
+def test_a_study_without_a_standard_error_says_so():
+    about_score, caveat, evidence, work = notes(replace(STUDY, standard_error=None))
+    assert about_score.startswith("accuracy of the whole model 0.9000 on 1,024 train rows, sampled with seed 3")
+    assert about_score.endswith("its standard error is not known") and "training rows" in caveat
+    assert "512 other training rows" in evidence and work == "8 cuts in 12 s"

@@ -31,9 +31,7 @@ from transformers import (
 
 from secateur.budget.space import Space
 from secateur.deploy.export import export, opened
-from secateur.measure import bootstrap
-from secateur.measure.bootstrap import standard_error
-from secateur.measure.evaluation import batches, encoded, runner_scores, scores
+from secateur.measure.evaluation import batches, encoded, runner_scores, scores, standard_error
 from secateur.measure.sensitivity import sensitivity
 from secateur.methods import METHODS
 from secateur.report.report import Report
@@ -802,8 +800,7 @@ def test_an_export_has_both_outputs_and_the_same_scores(finished, values, tmp_pa
     assert checked["passed"] and checked["scores"]["exported"] == finished[1].scores
 
 
-def test_the_command_knows_the_task(finished, values, tmp_path, secateur, monkeypatch):
-    monkeypatch.setattr(bootstrap, "RESAMPLES", 2)
+def test_the_command_knows_the_task(finished, values, tmp_path, secateur):
     folder, report = finished
     words = ("--data", values["data"], "--task", "questions", "--max-length", 24)
     shown = json.loads(secateur("eval", folder, *words, "--json"))
@@ -821,7 +818,7 @@ def test_the_command_knows_the_task(finished, values, tmp_path, secateur, monkey
     assert Report.load(tmp_path / "run").recipe["data"]["options"] == {"doc_stride": 3}
 
 
-def test_a_question_that_is_sampled_twice_counts_twice(monkeypatch):
+def test_a_question_is_left_out_of_the_standard_error_with_all_its_windows(monkeypatch):
     task = task_of(row(), row(answers=("dull",)), doc_stride=2)
     rows = encoded(task, "validation", tokenizer(), 10)
     said = says(rows, {(5, 5): 4}, width=10).predictions  # the first is right, the second is not
@@ -829,13 +826,12 @@ def test_a_question_that_is_sampled_twice_counts_twice(monkeypatch):
     monkeypatch.setattr(
         Questions, "score", lambda self, *args, real=Questions.score: found.append(real(self, *args)) or found[-1]
     )
-    error = standard_error(task, said, (np.zeros(4), np.zeros(4)), rows, seed=0)
-    assert {one["exact_match"] for one in found} == {0.0, 0.5, 1.0}, "both, or one of them twice"
-    assert error == pytest.approx(0.5 / np.sqrt(2), abs=0.05)
+    error = standard_error(task, EvalPrediction(said, (np.zeros(4), np.zeros(4))), rows)
+    assert sorted(one["exact_match"] for one in found) == [0.0, 1.0], "one of them each"
+    assert error == pytest.approx(0.5)
 
 
-def test_sensitivity_is_measured_on_whole_questions(values, monkeypatch):
-    monkeypatch.setattr(bootstrap, "RESAMPLES", 2)
+def test_sensitivity_is_measured_on_whole_questions(values):
     task = TASKS.get("questions").from_data(values["data"])
     torch.manual_seed(0)
     model = BertForQuestionAnswering(bert()).eval()

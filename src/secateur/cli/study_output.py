@@ -42,5 +42,7 @@ def _coloured(sensitivity: Sensitivity, scores_by_layer: ScoreTable) -> Table:
 
 
 def _colour(sensitivity: Sensitivity, score: float) -> str:
+    if sensitivity.standard_error is None:
+        return ""
     yellow, red = (sensitivity.drop(score) > count * sensitivity.standard_error for count in (YELLOW, RED))
     return "bold red" if red else "yellow" if yellow else ""

@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.budget.space import Space
-from secateur.measure.bootstrap import score, standard_error
 from secateur.measure.deprecated_say import accepts_say
-from secateur.measure.evaluation import Row, check_rows, encoded, rows_of_batch, shuffled
+from secateur.measure.evaluation import Row, check_rows, encoded, rows_of_batch, shuffled, standard_error
 from secateur.measure.group_cuts import GroupCut, group_cuts, kept_units, layer_of, outputs_of_cuts
 from secateur.measure.sensitivity_result import Reaction, Sensitivity
 from secateur.measure.task_loss import mask_gradients, own_loss
@@ -66,7 +65,7 @@ def sensitivity(
         split: "train" or "validation": the split to score on. The evidence never includes a scored row.
         by: "gradient", or the name of a method that needs no training.
         max_length: tokens that a text is truncated to.
-        seed: for the sampling of the rows and the bootstrap.
+        seed: for the sampling of the rows.
 
     Raises:
         UserError: a number out of range, an unknown name, a gradient of a task without labels, a model that `Space`
@@ -82,13 +81,14 @@ def sensitivity(
     with own_loss(model, task):
         cuts = _cuts(model, space, [dict(collate(own)) for own in _batches(task, evidence)], by, densities)
         outputs, labels = _outputs(model, space, task, [collate(own) for own in _batches(task, scored)], cuts)
-    dense, *scores = [score(task, output, labels, scored) for output in outputs]
+    predictions = [EvalPrediction(output, labels) for output in outputs]
+    dense, *scores = [task.score(prediction, scored)[task.metric] for prediction in predictions]
     by_cut = dict(zip(cuts, scores, strict=True))
     return Sensitivity(
         metric=task.metric,
         greater_is_better=task.greater_is_better,
         dense=dense,
-        standard_error=standard_error(task, outputs[0], labels, scored, seed),
+        standard_error=standard_error(task, predictions[0], scored),
         densities=tuple(densities),
         reactions=tuple(_reaction(space, group, densities, cuts, by_cut) for group in space.groups),
         by=by,

@@ -41,7 +41,8 @@ class Sensitivity:
     Attributes:
         metric: the score's name; `greater_is_better` is its direction.
         dense: the score of the whole model on the same rows.
-        standard_error: of that score, by the bootstrap over examples (for an accuracy the binomial one).
+        standard_error: of that score, by the jackknife over groups of examples (for an accuracy about the binomial
+            one); None where it is not known.
         densities: fractions of a group's units kept, rounded down to whole units.
         by: "gradient" or the name of the method that decided which units are kept.
         reactions: an entry for each group.
@@ -49,7 +50,7 @@ class Sensitivity:
         evidence: number of other training examples that decided which units are kept; 0 if none were needed.
         split: the split of the scored rows, "train" or "validation"; `split_name` is its name in the data, None for
             rows that are split off the training rows.
-        seed: of the sampling of both and of the bootstrap.
+        seed: of the sampling of both.
         forwards: the number of cuts that were scored.
         seconds: the time that the study took.
     """
@@ -57,7 +58,7 @@ class Sensitivity:
     metric: str
     greater_is_better: bool
     dense: float
-    standard_error: float
+    standard_error: float | None
     densities: tuple[float, ...]
     reactions: tuple[Reaction, ...]
     by: str

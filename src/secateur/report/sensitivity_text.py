@@ -54,13 +54,22 @@ def _score_without(reaction: Reaction) -> float:
 def notes(study: Sensitivity) -> list[str]:
     """How the scores were measured, and which differences are within the noise."""
     chosen = "no rows" if not study.evidence else f"{study.evidence:,} other training rows"
-    drops = [study.drop(reaction.scores[-1]) for reaction in study.reactions]
-    within = sum(drop <= study.standard_error for drop in drops)
+    error, rows = study.standard_error, f"{study.rows:,} {rows_of(study.split_name)}, sampled with seed {study.seed}"
+    score = f"{study.metric} of the whole model {study.dense:.4f}"
+    known = f"{score}, standard error {error:.4f} on {rows}: smaller drops are noise" if error is not None else ""
     return [
-        f"{study.metric} of the whole model {study.dense:.4f}, standard error {study.standard_error:.4f} (bootstrap) "
-        f"on {study.rows:,} {rows_of(study.split_name)}, sampled with seed {study.seed}: smaller drops are noise",
+        known or f"{score} on {rows}; its standard error is not known",
         WARNINGS[study.split],
         f"kept units were chosen by {study.by} on {chosen}; nothing was trained, and each group was cut alone",
-        f"at density {study.densities[-1]:g}, {within} of {len(drops)} groups stay within one standard error",
+        *_groups_within(study),
         f"{study.forwards} cuts in {study.seconds:.0f} s",
     ]
+
+
+def _groups_within(study: Sensitivity) -> list[str]:
+    """How many groups may be cut to the last density within the noise; nothing where that is not known."""
+    if study.standard_error is None:
+        return []
+    drops = [study.drop(reaction.scores[-1]) for reaction in study.reactions]
+    within = sum(drop <= study.standard_error for drop in drops)
+    return [f"at density {study.densities[-1]:g}, {within} of {len(drops)} groups stay within one standard error"]
