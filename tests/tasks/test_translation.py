@@ -14,6 +14,7 @@ import two_ranks
 import two_writers
 from datasets import Dataset, DatasetDict, Translation
 from quiet import arguments
+from sacrebleu import corpus_bleu
 from seq2seq_world import SIZES, write_digits, write_splits
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, EvalPrediction, PreTrainedTokenizerFast
 
@@ -152,6 +153,63 @@ def test_the_split_to_score_may_be_named(data, tmp_path):
         len(Translations.from_data(str(tmp_path), validation=name).splits["validation"]) for name in (None, "test")
     ]
     assert sizes == [3, 2]
+
+
+def of_targets(kind, folder, targets, **options):
+    """A task whose targets are these texts, each several times."""
+    rows = [f"a film {number}\t{text}" for number, text in enumerate(targets * 4)]
+    for name in ("train", "validation"):
+        (folder / f"{name}.tsv").write_text("\n".join(["source\ttarget", *rows]), encoding="utf-8")
+    return kind.from_data(str(folder), **options)
+
+
+@pytest.mark.parametrize(
+    ("targets", "near", "expected"),
+    [
+        (["Хороший фильм вышел", "Плохая книга"], ["Хороший фильм", "Плохая книга"], (0.8 + 1) / 2),
+        (["好电影上映了", "一本坏书"], ["好电影", "一本坏书"], (2 * 3 / 9 + 1) / 2),
+        (["अच्छी फ़िल्म आई", "बुरी किताब"], ["अच्छी फ़िल्म", "बुरी किताब"], (0.8 + 1) / 2),
+        (["خرج فيلم جيد", "كتاب سيئ"], ["خرج فيلم", "كتاب سيئ"], (0.8 + 1) / 2),
+        (["The good films ended", "Très bon, 2020"], ["the good film", "tr s bon 2020"], (2 * 3 / 7 + 1) / 2),
+        (["2020 31 7", "12"], ["2020 31", "12"], (0.8 + 1) / 2),
+    ],
+    ids=["Russian", "Chinese", "Hindi", "Arabic", "Latin", "digits"],
+)
+def test_rouge_counts_the_words_of_any_script(tmp_path, targets, near, expected):
+    task = of_targets(Summarisation, tmp_path, targets)
+    assert task.score_texts(targets, targets)["rougeL"] == 1.0
+    assert task.score_texts(near, targets)["rouge1"] == pytest.approx(expected)
+    assert task.score_texts(["!", "?"], targets) == {"rougeL": 0.0, "rouge1": 0.0, "rouge2": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("targets", "script", "tokenizer"),
+    [
+        (["我喜欢这部好电影", "这本书很坏"], "Chinese", "zh"),
+        (["良い映画が好きです", "悪い本です"], "Japanese", "ja-mecab"),
+        (["ฉันชอบหนังดี", "หนังสือไม่ดี"], "Thai", "char"),
+        (["좋은 영화를 봤다", "나쁜 책"], "Korean", "ko-mecab"),
+    ],
+)
+def test_a_tokenizer_of_bleu_that_is_wrong_for_the_targets_is_warned_of(tmp_path, targets, script, tokenizer, caplog):
+    task = of_targets(Translations, tmp_path, targets)
+    assert f"targets are {script}" in caplog.text and f"tokenize={tokenizer}, or score by --metric chrf" in caplog.text
+    caplog.clear()
+    other = of_targets(Translations, tmp_path, targets, tokenize="char")
+    assert of_targets(Translations, tmp_path, targets, metric="chrf").metric == "chrf" and not caplog.text
+    wrong = [targets[0][:-1], targets[1]]
+    assert other.score_texts(wrong, targets)["bleu"] > 50 > task.score_texts(wrong, targets)["bleu"]
+
+
+def test_bleu_of_latin_targets_is_that_of_13a_and_unknown_tokenizers_are_refused(tmp_path, caplog):
+    task = of_targets(Translations, tmp_path, ["a good film, here", "a bad book and more"])
+    texts, targets = ["a good film here", "a bad book and more"], ["a good film, here", "a bad book and more"]
+    assert task.tokenize == "13a" and not caplog.text
+    assert task.score_texts(texts, targets)["bleu"] == corpus_bleu(texts, [targets]).score
+    with pytest.raises(UserError, match=r"tokenize '14b' is no tokenizer of sacrebleu: choose one of .*13a"):
+        of_targets(Translations, tmp_path, targets, tokenize="14b")
+    with pytest.raises(UserError, match=r"tokenize 'ja-mecab' cannot be used .*: install what it needs, or choose"):
+        of_targets(Translations, tmp_path, targets, tokenize="ja-mecab")
 
 
 @pytest.mark.parametrize(("kind", "name"), [(Translations, "sacrebleu"), (Summarisation, "rouge_score")])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from secateur.tasks import predictors, register
+from secateur.tasks.scripts_of_texts import LATIN, WordTokenizer, has_letters, script_of_texts
+from secateur.tasks.sequence_data import TARGET
 from secateur.tasks.sequences import Sequences
 
 
@@ -32,9 +35,16 @@ class Summarisation(Sequences):
     predictor: ClassVar[predictors.Predictor | None] = predictors.SUMMARIES
 
     def score_texts(self, texts: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
-        """ROUGE-1, ROUGE-2 and ROUGE-L of words that are stemmed by Porter's rules."""
+        """ROUGE-1, ROUGE-2 and ROUGE-L of words that are stemmed by Porter's rules, or of words in another script."""
         from rouge_score.rouge_scorer import RougeScorer
 
-        scorer = RougeScorer(list(self.metrics), use_stemmer=True)
+        scorer = RougeScorer(list(self.metrics), use_stemmer=True, tokenizer=self._tokenizer)
         scores = [scorer.score(target, text) for text, target in zip(texts, targets, strict=True)]
         return {name: float(np.mean([score[name].fmeasure for score in scores])) for name in self.metrics}
+
+    @cached_property
+    def _tokenizer(self) -> WordTokenizer | None:
+        """None for that of rouge-score, which keeps a to z and digits alone, if most letters of targets are Latin."""
+        targets = self.splits["validation"][TARGET][:]
+        latin = script_of_texts(targets) == LATIN or not has_letters(targets)
+        return None if latin else WordTokenizer()
