@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -180,6 +181,12 @@ def test_rouge_counts_the_words_of_any_script(tmp_path, targets, near, expected)
     assert task.score_texts(targets, targets)["rougeL"] == 1.0
     assert task.score_texts(near, targets)["rouge1"] == pytest.approx(expected)
     assert task.score_texts(["!", "?"], targets) == {"rougeL": 0.0, "rouge1": 0.0, "rouge2": 0.0}
+
+
+def test_other_forms_of_the_same_characters_are_the_same_words(tmp_path):
+    task = of_targets(Summarisation, tmp_path, ["Первый фильм ２０２０", "第２部 ｶﾒﾗ"])
+    written = [unicodedata.normalize("NFKD", "Первый фильм 2020"), "第2部 カメラ"]
+    assert task.score_texts(written, ["Первый фильм ２０２０", "第２部 ｶﾒﾗ"])["rougeL"] == 1.0
 
 
 @pytest.mark.parametrize(

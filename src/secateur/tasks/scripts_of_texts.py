@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from itertools import islice
-from unicodedata import category, name
+from unicodedata import category, name, normalize
 
 LATIN, CHINESE, JAPANESE, KOREAN = "Latin", "Chinese", "Japanese", "Korean"
 THAI, LAO, BURMESE, KHMER = "Thai", "Lao", "Burmese", "Khmer"
@@ -57,11 +57,12 @@ class WordTokenizer:
     def tokenize(self, text: str) -> list[str]:
         """The words of a text in lower case, and each letter of the scripts in `UNSEGMENTED` as a word of its own.
 
-        Words consist of letters, their marks, and digits.
+        Words consist of letters, their marks, and digits, in compatible forms (NFKC), which tokenizers of models make
+        of texts too.
         """
         words: list[str] = []
         open_word = False
-        for character in text.lower():
+        for character in normalize("NFKC", text).lower():
             kind = category(character)[0]
             if kind == "M" and words:
                 words[-1] += character
