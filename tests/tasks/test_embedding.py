@@ -125,7 +125,7 @@ def test_prompts_are_the_models_unless_others_are_named(world, tmp_path):
     assert [own.prompt(kind) for kind in (None, "query", "document")] == ["book and ", "a ", "book and "]
     other = SentenceEmbedding.from_data(paired(tmp_path), query_prompt="good ").fitted(str(world / "embedder"), "model")
     assert [other.prompt(kind) for kind in (None, "query", "document")] == ["book and ", "good ", "book and "]
-    assert own.longest(256) == 12 and own.longest(8) == 8
+    assert own.limits(256) == {"input_ids": 12} and own.limits(8) == {"input_ids": 8}
 
 
 @pytest.mark.parametrize(

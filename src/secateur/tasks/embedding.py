@@ -272,7 +272,7 @@ class SentenceEmbedding(ComparedTask):
             the index of the pair, whose anchor is the first of its rows; of scored texts `member`, by which an
             evaluation knows a text, and `example`, if several belong together.
         """
-        longest = min(self.longest(max_length), tokenizer.model_max_length)
+        longest = min(self.limits(max_length)["input_ids"], tokenizer.model_max_length)
         check_length(longest, tokenizer)
         prompts, lower = {kind: self.prompt(kind) for kind in (None, *PROMPTS)}, self.settings.lower_case
 

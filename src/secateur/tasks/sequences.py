@@ -187,14 +187,14 @@ class Sequences(Task):
         Raises:
             UserError: `max_length` or `max_target_length` is more than the tokenizer's model takes.
         """
-        longest = self.limits(max_length)["labels"]
-        check_length(self.longest(max_length), tokenizer)
+        limits = self.limits(max_length)
+        check_length(max(limits.values()), tokenizer)
         prefix = self.prefix  # not `self`: `map` hashes what its function refers to
 
         def tokens(batch: dict[str, list[Any]]) -> dict[str, Any]:
             sources = [prefix + source for source in batch[SOURCE]]
             encoded = tokenizer(sources, truncation=True, max_length=max_length)
-            targets = tokenizer(text_target=batch[TARGET], truncation=True, max_length=longest)
+            targets = tokenizer(text_target=batch[TARGET], truncation=True, max_length=limits["labels"])
             lengths = [len(ids) for ids in encoded["input_ids"]]
             return {**encoded, "labels": targets["input_ids"], "length": lengths, TARGET: batch[TARGET]}
 

@@ -113,10 +113,6 @@ class Task(ABC):
     def encode(self, split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 128) -> Dataset:
         """The split as model inputs and labels, unpadded, with each row's number of tokens as `length`."""
 
-    def longest(self, max_length: int) -> int:
-        """The most tokens of anything that `encode` makes of a row, at this `max_length`."""
-        return max(self.limits(max_length).values())
-
     def limits(self, max_length: int) -> dict[str, int]:
         """The keys of the tokens of an encoded row that `encode` truncates -> the most tokens, at this `max_length`."""
         return {"input_ids": max_length}

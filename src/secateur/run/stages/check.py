@@ -96,7 +96,7 @@ def _check_student(context: Context, model: PreTrainedModel, teacher: PreTrained
     recipe = context.recipe
     student = shaped(context, context.data.with_kept_rows(model))
     check_unmeasured(context, student)
-    check_length(context.data.task.longest(recipe.data.max_length), model=model)
+    check_length(max(context.data.task.limits(recipe.data.max_length).values()), model=model)
     _check_shapes(recipe, model)
     check_loss(context, student, teacher and context.data.with_kept_rows(teacher))
     check_disk(context, student)
