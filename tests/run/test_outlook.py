@@ -187,7 +187,7 @@ def lengths(task, most):
     """The line about lengths of a task whose rows the small tokenizer encodes with a maximum."""
     made = recipe.make({"model": "m", "data": "d", "data.max_length": most})
     words = tokenizer()
-    rows = encoded(task, "train", words, most)
+    rows = [] if task.packed else encoded(task, "train", words, most)
     return outlook.lengths_text(SimpleNamespace(task=task, train_rows=rows, recipe=made, tokenizer=words))
 
 
