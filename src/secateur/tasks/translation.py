@@ -85,7 +85,7 @@ class Translation(Sequences):
             fine_tuned=fine_tuned,
         )
         script = script_of_texts(task.splits["validation"][TARGET][:])
-        if script in OF_SCRIPTS and tokenize in BY_SPACES and task.metric == cls.metrics[0]:
+        if script is not None and script in OF_SCRIPTS and tokenize in BY_SPACES and task.metric == cls.metrics[0]:
             log.warning(
                 "most letters of the targets are %s, which the tokenizer %s of BLEU does not divide into words as is "
                 "usual: set --task-option tokenize=%s, or score by --metric chrf",
