@@ -107,6 +107,10 @@ def test_the_seconds_of_each_stage(world):
     assert list(found) == ["outputs", "prune", "recover", "measure"]
     evaluated = seconds(context_of(world, **{"training.evaluations": 5}))
     assert evaluated["recover"] - found["recover"] == pytest.approx(5 * 0.002 * tokens["validation"])
+    few = {"training.steps": 10, "training.evaluations": 5}
+    of_few, without = seconds(context_of(world, **few)), seconds(context_of(world, **few | {"training.evaluations": 0}))
+    difference = of_few["recover"] - without["recover"]
+    assert difference == pytest.approx(4 * 0.002 * tokens["validation"]), "7 steps of recovery: every two, and the last"
     assert seconds(context_of(world, model="encoder"))["teacher"] == pytest.approx(9 * 0.5)
     sought = seconds(context_of(world, model="encoder", **{"training.teacher_learning_rate": None}))["teacher"]
     held_out = sum(len(row["input_ids"]) for row in data.held_out_rows)

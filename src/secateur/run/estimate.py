@@ -21,7 +21,7 @@ from secateur.run.run_rounds import end_of_pruning, is_open, total_layers, with_
 from secateur.run.score_goal import with_density
 from secateur.run.stages import baselines, density, depth, measure, prune, recover, teacher
 from secateur.run.step_times import tokens_of, trial_recipes
-from secateur.run.training_arguments import rounded, steps_of_run, steps_of_trial
+from secateur.run.training_arguments import evaluations_of, rounded, steps_of_run, steps_of_trial
 from secateur.system.errors import UserError
 from secateur.system.files import read_json
 from secateur.system.quantities import at_least, quantity
@@ -30,6 +30,8 @@ from secateur.training.checkpoints import last_checkpoint
 
 FEWEST = 10
 """Steps below which a number of minutes is refused."""
+MANY = 100_000
+"""Steps from which on more of them take no more evaluations."""
 WARMUP = 10
 """Untimed forwards of each model before a latency is measured (`bench.measure`)."""
 
@@ -76,9 +78,9 @@ def steps_for(context: Context, space: Space, costs: Costs, density_trials: int 
         short = run_length.with_steps(context, steps)
         return Expectation.of(short, space, costs, density_trials).training()
 
-    few, many = seconds(1_000), seconds(2_000)
-    step = (many - few) / 1_000
-    steps = int(1_000 + (60 * minutes - few) / step)
+    many, more = seconds(MANY), seconds(2 * MANY)
+    step = (more - many) / MANY
+    steps = int(round(MANY + (60 * minutes - many) / step, 6))
     if steps < FEWEST:
         needed = at_least(round(seconds(FEWEST) / 60, 6), ".2g")
         raise UserError(
@@ -177,7 +179,7 @@ class Expectation:
         costs, trials = self._measured, len(steps) - 1
         assert costs.teacher_step is not None
         scored = trials * self._scoring(self.context.data.held_out_rows, costs.dense.scored) if trials else 0.0
-        return sum(steps) * costs.teacher_step + scored + self._evaluations(costs.dense)
+        return sum(steps) * costs.teacher_step + scored + self._evaluations(costs.dense, steps[-1])
 
     def outputs(self) -> float:
         """The pass of the teacher over the rows for distillation."""
@@ -214,20 +216,21 @@ class Expectation:
         end = self._pace.cut_at
         speed, steps = self._pace.pruning(end), rounded(steps_of_run(self.context) * end)
         scored = (1 + len(ramp_scores.PASSED)) * self._scoring(RampRows(self.context.data).scored, speed.token)
-        return steps * speed.step + self._pace.cutting(end, steps) + self._evaluations(speed) + scored
+        return steps * speed.step + self._pace.cutting(end, steps) + self._evaluations(speed, steps) + scored
 
     def recovery(self) -> float:
         """The steps after the cut, and their evaluations."""
         left = 1.0 - self._pace.cut_at
         if not left:
             return 0.0
-        speed = self._pace.target
-        return rounded(steps_of_run(self.context) * left) * speed.step + self._evaluations(speed)
+        speed, steps = self._pace.target, rounded(steps_of_run(self.context) * left)
+        return steps * speed.step + self._evaluations(speed, steps)
 
     def baselines(self) -> float:
         """The training of those that are trained, at the speed of the result, to whose latency they are the nearest."""
         speed, count = self._pace.target, trained(self.context.recipe.measurement.baselines)
-        return count * (rounded(steps_of_run(self.context)) * speed.step + self._evaluations(speed))
+        steps = rounded(steps_of_run(self.context))
+        return count * (steps * speed.step + self._evaluations(speed, steps))
 
     def measurement(self) -> float | None:
         """The scores of the result and its teacher on the validation rows, and their latencies."""
@@ -239,9 +242,9 @@ class Expectation:
         tokens = forward * (WARMUP + measurement.repeats) + tokens_of(self.context.data.validation_rows)
         return tokens * (self._measured.dense.scored + self._pace.target.scored)
 
-    def _evaluations(self, speed: Speed) -> float:
-        """The evaluations of a stage."""
-        count = self.context.recipe.training.evaluations
+    def _evaluations(self, speed: Speed, steps: int) -> float:
+        """The evaluations of a stage of that many steps."""
+        count = evaluations_of(self.context.recipe, steps)
         return count * self._scoring(self.context.data.eval_rows, speed.token) if count else 0.0
 
     def _scoring(self, rows: Rows, token: float) -> float:

@@ -104,6 +104,17 @@ def _steps_of(context: Context, epochs: float) -> float:
     return epochs * len(context.data.train_rows) / (training.batch_size * training.accumulate)
 
 
+def evaluations_of(recipe: Recipe, steps: int) -> int:
+    """The number of evaluations of a stage of that many steps."""
+    asked = recipe.training.evaluations
+    return -(-steps // _interval(steps, asked)) if asked else 0
+
+
+def _interval(steps: int, times: int) -> int:
+    """The steps between two events of a stage, of which there are at most so many, the last one at its last step."""
+    return max(1, -(-steps // max(1, times)))
+
+
 def uses_bf16(recipe: Recipe) -> bool:
     """Whether training runs under bf16 autocast: as the recipe says, or where the hardware computes in it.
 
@@ -144,10 +155,10 @@ def _events(recipe: Recipe, steps: int) -> dict[str, Any]:
     checkpoints, evaluations = recipe.training.checkpoints, recipe.training.evaluations
     return {
         "save_strategy": "steps" if checkpoints else "no",
-        "save_steps": max(1, steps // max(1, checkpoints)),
+        "save_steps": _interval(steps, checkpoints),
         "save_total_limit": 1,
         "eval_strategy": "steps" if evaluations else "no",
-        "eval_steps": max(1, steps // max(1, evaluations)),
+        "eval_steps": _interval(steps, evaluations),
         "logging_steps": max(1, steps // LOGS),
         "disable_tqdm": True,
     }
