@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from secateur.run import job, recipe
+from secateur.run.run_folder import locked
 from secateur.system.errors import UserError
 
 VALUES = {"model": "m", "data": "d", "target.density": 0.4}
@@ -52,6 +53,29 @@ def test_a_run_that_fails_leaves_the_old_one_and_goes_on_beside_it(folder, monke
         job.run_job(RECIPE, folder, overwrite=True)
     assert (folder / "recipe.yaml").read_text() == OTHER.to_yaml()
     assert (folder.with_name("run.new") / "recipe.yaml").read_text() == RECIPE.to_yaml()
+
+
+@pytest.mark.parametrize("place", [".", "0.4"])
+def test_a_folder_in_which_a_run_is_running_is_not_replaced(tmp_path, monkeypatch, place):
+    folder = write(tmp_path / "run", SEVERAL, "0.4", "0.2")
+    (folder / "0.4" / "recipe.yaml").write_text(RECIPE.to_yaml())
+    running(monkeypatch, "report")
+    with locked(folder / place), pytest.raises(UserError, match=r"another process is running in .*run"):
+        job.run_job(RECIPE, folder, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert (folder / "recipe.yaml").read_text() == SEVERAL.to_yaml()
+
+
+def test_a_run_that_is_being_replaced_is_held(folder, monkeypatch):
+    def run(wanted, output, callbacks):
+        with pytest.raises(UserError, match="another process is running in"), locked(folder):
+            pass
+        output.mkdir()
+        return "report"
+
+    monkeypatch.setattr(job.pipeline, "run", run)
+    assert job.run_job(RECIPE, folder, overwrite=True) == ["report"]
+    assert list(folder.iterdir()) == []
 
 
 def test_what_an_option_of_the_data_names_is_not_replaced(folder):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from secateur.report.report import Report
 from secateur.run import density_sweep, pipeline
 from secateur.run.outlook import Outlook
 from secateur.run.recipe import Recipe, places_of
-from secateur.run.run_folder import check_claim, holds_unfinished, refuse_foreign
+from secateur.run.run_folder import check_claim, holds_unfinished, locked, refuse_foreign
 from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.system.files import refuse_fixed, refuse_lost, replace_folder, restore_replaced
@@ -33,19 +34,34 @@ def run_job(
         callbacks: for every training.
         overwrite: whether a run that is in the folder is replaced: the new one is made beside it, in the folder of that
             name and `.new`, and takes its place when it is finished, so that nothing is lost if it fails. An unfinished
-            run of this recipe is continued.
+            run of this recipe is continued. One that is running in the folder is not replaced.
 
     Raises:
         UserError: anything that the user can fix; nothing half-written is left.
     """
     folder = processes.on_main(partial(folder_of_job, recipe, output, overwrite))
-    if len(recipe.target.densities) > 1:
-        reports = density_sweep.sweep(recipe, folder, callbacks)
-    else:
-        reports = [pipeline.run(recipe, folder, callbacks)]
-    if folder != output:
+    if folder == output:
+        return _run(recipe, folder, callbacks)
+    with _held(output):
+        reports = _run(recipe, folder, callbacks)
         processes.on_main(partial(replace_folder, folder, output))
     return reports
+
+
+def _run(recipe: Recipe, folder: Path, callbacks: Sequence[TrainerCallback]) -> list[Report]:
+    if len(recipe.target.densities) > 1:
+        return density_sweep.sweep(recipe, folder, callbacks)
+    return [pipeline.run(recipe, folder, callbacks)]
+
+
+@contextmanager
+def _held(output: Path) -> Iterator[None]:
+    """The folder of a run that is replaced, and those of the densities in it: nothing may write to them meanwhile."""
+    densities = processes.on_main(lambda: sorted(path.parent for path in output.glob("*/recipe.yaml")))
+    with ExitStack() as locks:
+        for folder in (output, *densities):
+            locks.enter_context(locked(folder))
+        yield
 
 
 def dry_run_job(recipe: Recipe, output: Path, *, overwrite: bool = False) -> Outlook:
