@@ -2,16 +2,18 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from small_world import recipe_values, write_data, write_model
 from transformers import TrainerCallback
 
-from secateur.run import outlook, pipeline, recipe
+from secateur.run import outlook, pipeline, recipe, run_length
 from secateur.run.context import Context
 from secateur.run.costs import Costs, Speed
 from secateur.run.density_sweep import sweep
 from secateur.run.run_data import RunData
+from secateur.run.stages import check
 from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher
 from secateur.system.errors import UserError
 
@@ -91,6 +93,23 @@ def test_minutes_become_steps_that_stay_the_same_when_the_run_is_resumed(values,
     assert steps_of(tmp_path / "run") == {"prune": 9, "recover": 11}
     assert report.length == {"minutes": 0.5, "steps": 20}
     assert (report.recipe["training"]["minutes"], report.recipe["training"]["steps"]) == (None, 20)
+
+
+def test_minutes_that_became_steps_go_on_in_several_processes(values, tmp_path, monkeypatch):
+    made = recipe.make(values | {"training.epochs": None, "training.minutes": 0.5})
+    context = Context(made, tmp_path, RunData(made))
+
+    def checked(names):
+        raise InterruptedError
+
+    two = SimpleNamespace(count=lambda: 2, refuse_sharding=lambda: None)
+    monkeypatch.setattr(check, "processes", two)
+    with pytest.raises(UserError, match=r"training\.minutes are measured in one process, and this run has 2: give"):
+        check.check(context)
+    run_length.record(context, 20)
+    monkeypatch.setattr(check, "_check_trackers", checked)  # which comes next
+    with pytest.raises(InterruptedError):
+        check.check(context)
 
 
 def test_minutes_are_shared_by_the_densities_of_a_sweep(values, tmp_path, seconds_of_a_step):

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from secateur.budget.latency import LatencyTable
 from secateur.measure.random_inputs import check_models
 from secateur.methods.method import Method
-from secateur.run import begun_with, records
+from secateur.run import begun_with, records, run_length
 from secateur.run.context import Context
 from secateur.run.disk_check import check_disk
 from secateur.run.loss_check import check_loss
@@ -63,7 +63,7 @@ def check(context: Context) -> LatencyTable | None:
         raise UserError("a run has one density: use `secateur.run.density_sweep.sweep` for several, or give one")
     records.check(context.folder)
     check_claim(context.folder, recipe)
-    _check_processes(recipe)
+    _check_processes(run_length.decided(context).recipe)
     _check_trackers(recipe.training.report_to)
     check_prunable(recipe.model)
     context.data.check()
@@ -192,7 +192,11 @@ def _check_whole(context: Context) -> tuple[PreTrainedModel, PreTrainedModel | N
 
 
 def _check_processes(recipe: Recipe) -> None:
-    """No launcher may split models but as this package does, and each process must have as many rows of a batch."""
+    """No launcher may split models but as this package does, and each process must have as many rows of a batch.
+
+    Args:
+        recipe: with the steps that minutes have become, if an earlier attempt has decided them.
+    """
     processes.refuse_sharding()
     size, count = recipe.training.batch_size, processes.count()
     if size % count:
