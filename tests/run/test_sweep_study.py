@@ -1,5 +1,6 @@
 """The study of a sweep: what workers share, without any run; each trial is run once, and an interrupted one again."""
 
+import errno
 import multiprocessing
 import shutil
 import time
@@ -7,13 +8,14 @@ from itertools import product
 
 import pytest
 from optuna.storages import RDBStorage
+from safetensors import SafetensorError
 from sqlalchemy import create_engine, text
 
 from secateur.report.sweep import FAILED, FINISHED, RUNNING, STOPPED
 from secateur.run.sweep import study as module
 from secateur.run.sweep.block import Block, Sweep
 from secateur.run.sweep.study import ATTEMPTS, Stopped, SweepStudy, sqlite_url
-from secateur.system.errors import UserError
+from secateur.system.errors import FolderInUse, NoRoom, UserError
 
 OVER = {"target.density": {"low": 0.1, "high": 0.9}, "method.name": ["grain", "magnitude"]}
 VALUES = {"model": "m", "data.source": "d"}
@@ -218,12 +220,82 @@ def test_a_failed_trial_is_recorded_and_the_others_go_on(tmp_path):
 
 def test_three_failures_in_a_row_end_the_worker(tmp_path):
     def run(asked):
-        raise UserError("the disk is full")
+        raise UserError("it does not fit")
 
     study = opened(tmp_path)
-    with pytest.raises(UserError, match="the disk is full"):
+    with pytest.raises(UserError, match="it does not fit"):
         worked(study, run, 9)
     assert [trial.state for trial in study.trials()] == [FAILED] * 3
+
+
+def test_failures_with_others_between_them_are_not_in_a_row(tmp_path):
+    def run(asked):
+        if asked.number % 2:
+            raise Stopped
+        raise UserError("it does not fit")
+
+    study = opened(tmp_path)
+    worked(study, run, 7)
+    assert [trial.state for trial in study.trials()] == [FAILED, STOPPED] * 3 + [FAILED]
+
+
+def full(error):
+    """An error as a run raises it on a full disk: of a library, or of this package, with that as its cause."""
+    if isinstance(error, UserError) and not isinstance(error, NoRoom):
+        error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        UserError("writing log.jsonl failed (No space left on device): nothing was written"),
+        NoRoom("the run writes at least 1 GB to here, where 0 MB are free"),
+    ],
+)
+def test_a_trial_whose_disk_is_full_ends_the_worker_and_goes_on_when_there_is_room(tmp_path, error):
+    def run(asked):
+        raise full(error)
+
+    over = {"target.density": [0.1, 0.2]}
+    for _ in range(ATTEMPTS + 1):
+        with pytest.raises(type(error)):
+            worked(opened(tmp_path, over, sampler="grid"), run, 2)
+    seen = worked(opened(tmp_path, over, sampler="grid"), density, 2)
+    assert [asked.number for asked in seen] == [0, 1]
+    assert [trial.state for trial in opened(tmp_path, over, sampler="grid").trials()] == [FINISHED] * 2
+
+
+def test_a_trial_that_ends_its_worker_by_an_error_has_some_attempts(tmp_path):
+    def run(asked):
+        raise RuntimeError("a bug")
+
+    for _ in range(ATTEMPTS):
+        with pytest.raises(RuntimeError, match="a bug"):
+            worked(opened(tmp_path), run, 2)
+    study = opened(tmp_path)
+    assert [asked.number for asked in worked(study, density, 2)] == [ATTEMPTS]
+    assert [(trial.state, trial.why) for trial in study.trials()] == [
+        (FAILED, f"its worker ended {ATTEMPTS} times"),
+        (FINISHED, ""),
+    ]
+
+
+def test_a_trial_whose_folder_is_in_use_waits_for_it(tmp_path, monkeypatch):
+    waits = []
+
+    def run(asked):
+        if len(waits) < 2:
+            raise FolderInUse("another process is running in trials/0000")
+        return density(asked)
+
+    monkeypatch.setattr(module.time, "sleep", waits.append)
+    study = opened(tmp_path)
+    worked(study, run, 1)
+    assert waits == [module.POLL] * 2
+    assert [trial.state for trial in study.trials()] == [FINISHED]
 
 
 def reporting(asked):

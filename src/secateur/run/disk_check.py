@@ -14,7 +14,7 @@ from secateur.run.size_goal import size_goal_of
 from secateur.run.stages import prune, teacher
 from secateur.run.target import share_to_keep, space_of
 from secateur.system.disk import free_bytes, size
-from secateur.system.errors import UserError
+from secateur.system.errors import NoRoom
 from secateur.system.quantities import at_least, at_most
 from secateur.training.checkpoints import last_checkpoint
 
@@ -28,11 +28,11 @@ def check_disk(context: Context, student: PreTrainedModel) -> None:
         student: before pruning.
 
     Raises:
-        UserError: it does.
+        NoRoom: it does.
     """
     least, free = surely_needed(context, student), free_bytes(context.folder)
     if least > free:
-        raise UserError(
+        raise NoRoom(
             f"the run writes at least {size(least, at_least)} to {context.folder}, where {size(free, at_most)} are "
             "free: free disk, choose a folder on another one, or write no checkpoints (--set training.checkpoints=0)"
         )

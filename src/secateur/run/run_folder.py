@@ -18,7 +18,7 @@ from secateur.run.context import UNCHECKED_TEACHER
 from secateur.run.recipe import Recipe, keys_of, make
 from secateur.run.records import FORMAT, VERSIONS
 from secateur.system import processes
-from secateur.system.errors import UserError
+from secateur.system.errors import FolderInUse, UserError
 from secateur.system.files import atomic_write
 from secateur.system.version import VERSION
 
@@ -42,7 +42,8 @@ def locked(folder: Path) -> Iterator[None]:
     again if nothing else is written to it.
 
     Raises:
-        UserError: another run is using the folder, it is no run's, or it cannot be written.
+        FolderInUse: another run is using the folder.
+        UserError: it is no run's, or it cannot be written.
     """
     with ExitStack() as held:
         processes.on_main(lambda: held.enter_context(_lock(folder)))
@@ -58,7 +59,7 @@ def _lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout as error:
-        raise UserError(
+        raise FolderInUse(
             f"another process is running in {folder}: wait until it ends, or choose another folder"
         ) from error
     except OSError as error:

@@ -22,6 +22,14 @@ class NothingToKeep(UserError):
     """
 
 
+class NoRoom(UserError):
+    """A disk has no room for what is to be written."""
+
+
+class FolderInUse(UserError):
+    """Another process uses the folder of a run, which is free again when that ends."""
+
+
 class InRecipe(UserError):
     """A mistake in a recipe file, whose keys are the words of the sentence; of other mistakes, options are."""
 

@@ -1,8 +1,7 @@
 """The study of a sweep, which its workers share: trials in a database, by Optuna.
 
-A trial that is interrupted, or whose worker has not been heard of for `GRACE` seconds, is failed, and another is added
-in its place, with the same values and the same folder, in which the run goes on. So a folder has the number of the
-first trial of such a row, and a sweep has as many trials as there are first ones.
+A trial that is interrupted, or whose worker ends by an error or has not been heard of for `GRACE` seconds, has another
+attempt (`attempts`).
 """
 
 from __future__ import annotations
@@ -24,20 +23,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from secateur.report.sweep import FAILED, FINISHED, RUNNING, STOPPED, WAITING, SweepTrial
 from secateur.run.begun_with import differing
+from secateur.run.sweep.attempts import ATTEMPTS, FIRST, again, attempt_of, first_of, is_of_disk, put_back
 from secateur.run.sweep.block import Point, Sweep
 from secateur.run.sweep.dimension import Choices, Dimension
 from secateur.run.sweep.samplers import sampler_of
-from secateur.system.errors import UserError, as_user_error
+from secateur.system.errors import FolderInUse, UserError, as_user_error
 
 HEARTBEAT, GRACE = 20, 90
 """Seconds between two signs of life of a worker, and after the last of which its trial is failed."""
 TIMEOUT = 120.0
 """Seconds for which a process waits for another that writes to an SQLite file."""
 POLL = 5.0
-"""Seconds after which a worker that has nothing to do looks again."""
-ATTEMPTS = 4
-"""How often a trial is begun before it is failed for good: its run may kill its worker each time."""
-FIRST, ATTEMPT, SURPLUS, SAME, RESULT, WHY = "first", "attempt", "surplus", "same_as", "result", "why"
+"""Seconds after which a worker that has nothing to do, or waits for a folder, looks again."""
+SURPLUS, SAME, RESULT, WHY = "surplus", "same_as", "result", "why"
 SWEEP, BEGUN = "sweep", "begun_with"
 FEWEST = 8
 """Trials below which importance says nothing."""
@@ -50,6 +48,10 @@ STATES = {
 }
 
 log = logging.getLogger(__name__)
+
+
+class _Failed(Exception):
+    """A trial has failed, by what its values ask for."""
 
 
 class _Surplus(Exception):
@@ -100,7 +102,7 @@ class SweepStudy:
         pruner = optuna.pruners.MedianPruner() if sweep.stops_early else optuna.pruners.NopPruner()
         with as_user_error("the database of the sweep cannot be opened", "give another --storage"), _quiet():
             self.study = optuna.create_study(
-                storage=_storage(url, self._again),
+                storage=_storage(url, again),
                 study_name=name,
                 sampler=sampler_of(sweep, _place),
                 pruner=pruner,
@@ -138,10 +140,10 @@ class SweepStudy:
             idle: is told, when it begins to wait, how many run elsewhere while there is nothing left to begin.
 
         Raises:
-            UserError: three trials in a row have failed here.
+            UserError: three trials in a row have failed here, or the disk is full.
         """
         failures: list[UserError] = []
-        ended = [lambda study, trial: after(trial.user_attrs.get(FIRST, trial.number))]
+        ended = [lambda study, trial: after(first_of(trial))]
         waits = False
         while True:
             self._fail_stale()
@@ -149,7 +151,7 @@ class SweepStudy:
             if len(trials) < total or any(trial.state == WAITING for trial in trials):
                 work, waits = self._objective(run, total, failures), False
                 try:
-                    self.study.optimize(work, n_trials=1, catch=(UserError, _Surplus), callbacks=ended)
+                    self.study.optimize(work, n_trials=1, catch=(_Failed, _Surplus), callbacks=ended)
                 except UpdateFinishedTrialError:  # this process was suspended, and is here again
                     log.warning("a trial was given to another worker, because this one was not heard of for a while")
                 if len(failures) >= 3:
@@ -169,25 +171,37 @@ class SweepStudy:
                 raise _Surplus
             point = {one.key: _suggested(trial, one) for one in self.sweep.dimensions}
             if (same := self._finished(trial)) is not None:
-                trial.set_user_attr(SAME, same.user_attrs.get(FIRST, same.number))
+                failures.clear()
+                trial.set_user_attr(SAME, first_of(same))
                 trial.set_user_attr(RESULT, same.user_attrs.get(RESULT, {}))
                 return list(same.values)
-            try:
-                values, result = run(Asked(trial.user_attrs.get(FIRST, trial.number), point, self._reporter(trial)))
-            except Stopped as stopped:
-                raise optuna.TrialPruned from stopped
-            except UserError as error:
-                trial.set_user_attr(WHY, str(error))
-                failures.append(error)
-                raise
-            except KeyboardInterrupt:
-                _enqueue(self.study, trial.study.get_trials(deepcopy=False)[trial.number], attempts=0)
-                raise
-            failures.clear()
+            asked = Asked(trial.user_attrs.get(FIRST, trial.number), point, self._reporter(trial))
+            with self._endings(trial, failures):
+                values, result = _when_free(run, asked)
             trial.set_user_attr(RESULT, dict(result))
             return values
 
         return objective
+
+    @contextmanager
+    def _endings(self, trial: optuna.Trial, failures: list[UserError]) -> Iterator[None]:
+        """What becomes of a trial by the way in which its run, in the block, ends.
+
+        It fails only by a mistake in what its values ask for; by any other error it is put back.
+        """
+        try:
+            yield
+        except Stopped as stopped:
+            failures.clear()
+            raise optuna.TrialPruned from stopped
+        except (Exception, KeyboardInterrupt) as error:
+            if not isinstance(error, UserError) or is_of_disk(error):
+                put_back(self.study, trial.number, error)
+                raise
+            trial.set_user_attr(WHY, str(error))
+            failures.append(error)
+            raise _Failed from error
+        failures.clear()
 
     def _reporter(self, trial: optuna.Trial) -> Callable[[int, float], bool]:
         def report(percent: int, score: float) -> bool:
@@ -209,19 +223,13 @@ class SweepStudy:
         with _quiet():
             optuna.storages.fail_stale_trials(self.study)
 
-    @staticmethod
-    def _again(study: optuna.Study, trial: FrozenTrial) -> None:
-        """Add a trial in the place of one whose worker was killed, unless that has happened too often."""
-        if trial.user_attrs.get(ATTEMPT, 1) < ATTEMPTS:
-            _enqueue(study, trial, attempts=1)
-
     # Results
 
     def trials(self) -> list[SweepTrial]:
         """The trials that count, in their order; one that was interrupted is in the state of that in its place."""
         last: dict[int, FrozenTrial] = {}
         for trial in _counted(self.study):
-            last[trial.user_attrs.get(FIRST, trial.number)] = trial
+            last[first_of(trial)] = trial
         return [self._read(number, trial) for number, trial in sorted(last.items())]
 
     def _read(self, number: int, trial: FrozenTrial) -> SweepTrial:
@@ -253,7 +261,7 @@ class SweepStudy:
 
 def _reason(trial: FrozenTrial) -> str:
     """Why a trial was stopped or has failed."""
-    scores, attempt = trial.intermediate_values, trial.user_attrs.get(ATTEMPT, 1)
+    scores, attempt = trial.intermediate_values, attempt_of(trial)
     if trial.state == TrialState.PRUNED and scores:
         return f"score {scores[max(scores)]:.4f} after {max(scores)}% of the recovery"
     if trial.state == TrialState.FAIL and WHY not in trial.user_attrs:
@@ -310,11 +318,17 @@ def _suggested(trial: optuna.Trial, one: Dimension) -> Any:
     return trial.suggest_float(one.key, one.low, one.high, step=one.step, log=one.log)
 
 
-def _enqueue(study: optuna.Study, trial: FrozenTrial, attempts: int) -> None:
-    """Add a trial in the place of one that ended early; by it the run in the same folder goes on.
+def _when_free(run: Work, asked: Asked) -> tuple[Sequence[float], Mapping[str, Any]]:
+    """The result of a run, which begins when no other process uses its folder.
 
-    Args:
-        attempts: by how many it has more of them.
+    A worker that was suspended may go on with a trial that another one has taken over.
     """
-    first, attempt = trial.user_attrs.get(FIRST, trial.number), trial.user_attrs.get(ATTEMPT, 1)
-    study.enqueue_trial(trial.params, user_attrs={FIRST: first, ATTEMPT: attempt + attempts})
+    waits = False
+    while True:
+        try:
+            return run(asked)
+        except FolderInUse as error:
+            if not waits:
+                log.warning("trial %d waits for its folder: %s", asked.number, error)
+            waits = True
+            time.sleep(POLL)

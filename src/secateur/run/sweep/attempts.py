@@ -1,0 +1,56 @@
+"""The attempts of a trial of a sweep, each of which is a trial of the study, with the same values.
+
+A trial that is interrupted is failed in the study, and another is added in its place, by which the run in its folder
+goes on. So a folder has the number of the first attempt, and a sweep has as many trials as there are first ones.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from secateur.system.disk_errors import causes, full_disk, number_of
+
+ATTEMPTS = 4
+"""How often a trial is begun before it is failed for good: its run may end its worker each time."""
+FIRST, ATTEMPT = "first", "attempt"
+
+
+def first_of(trial: FrozenTrial) -> int:
+    """The number of the first attempt, which is that of the folder."""
+    number: int = trial.user_attrs.get(FIRST, trial.number)
+    return number
+
+
+def attempt_of(trial: FrozenTrial) -> int:
+    """Which attempt it is, from 1; those that were interrupted from outside do not count."""
+    attempt: int = trial.user_attrs.get(ATTEMPT, 1)
+    return attempt
+
+
+def again(study: Study, trial: FrozenTrial) -> None:
+    """Add a trial in the place of one that ended its worker, unless that has happened too often."""
+    if attempt_of(trial) < ATTEMPTS:
+        _add(study, trial, attempt_of(trial) + 1)
+
+
+def put_back(study: Study, number: int, error: BaseException) -> None:
+    """Add a trial in the place of one that an error ends, unless another worker has taken it over meanwhile."""
+    trial = study.get_trials(deepcopy=False)[number]
+    if trial.state != TrialState.RUNNING:
+        return
+    if isinstance(error, KeyboardInterrupt) or is_of_disk(error):
+        _add(study, trial, attempt_of(trial))
+    else:
+        again(study, trial)
+
+
+def is_of_disk(error: BaseException) -> bool:
+    """Whether an error says that the disk is full or read-only, which no value of a trial changes."""
+    return full_disk(error) is not None or any(number_of(cause) == errno.EROFS for cause in causes(error))
+
+
+def _add(study: Study, trial: FrozenTrial, attempt: int) -> None:
+    study.enqueue_trial(trial.params, user_attrs={FIRST: first_of(trial), ATTEMPT: attempt})
