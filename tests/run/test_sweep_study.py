@@ -4,9 +4,11 @@ import errno
 import multiprocessing
 import shutil
 import time
+import warnings
 from itertools import product
 
 import pytest
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from safetensors import SafetensorError
 from sqlalchemy import create_engine, text
@@ -313,6 +315,32 @@ def test_a_trial_below_the_median_is_stopped(tmp_path):
     states = [trial.state for trial in study.trials()]
     assert states == [FINISHED] * 6 + [STOPPED] * 2
     assert study.trials()[-1].why == "score 0.1000 after 50% of the recovery"
+
+
+@pytest.mark.parametrize("resumed_at", [50, 75, 100, 101])
+def test_an_interrupted_trial_is_judged_by_its_scores_before_the_interrupt_too(tmp_path, resumed_at):
+    def run(asked):
+        scores = {50: 0.9, 75: 0.9, 100: 0.9} if asked.number < 6 else {50: 0.95, 75: 0.85, 100: 0.85}
+        attempts.append(asked.number)
+        again = attempts.count(6) > 1
+        for percent in (one for one in scores if one >= resumed_at or not again):
+            if asked.report(percent, scores[percent]):
+                raise Stopped
+            if asked.number == 6 and percent == 75 and not again:
+                raise KeyboardInterrupt
+        return [scores[100]], {}
+
+    attempts = []
+    study = opened(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        worked(study, run, 7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # of a score that is reported twice
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        worked(study, run, 7)
+    assert [trial.state for trial in study.trials()] == [FINISHED] * 7
+    reported = {50: 0.95, 75: 0.85} | ({100: 0.85} if resumed_at <= 100 else {})
+    assert study.study.trials[-1].intermediate_values == reported
 
 
 @pytest.mark.parametrize("block", [{"early_stopping": False}, {"objectives": ["score", "mb"]}])

@@ -30,6 +30,12 @@ def attempt_of(trial: FrozenTrial) -> int:
     return attempt
 
 
+def earlier_scores(study: Study, number: int, first: int) -> dict[int, float]:
+    """Percentage of the recovery -> score there, as the earlier attempts of a trial have reported them."""
+    before = [one for one in study.get_trials(deepcopy=False) if first_of(one) == first and one.number < number]
+    return {percent: score for one in before for percent, score in one.intermediate_values.items()}
+
+
 def again(study: Study, trial: FrozenTrial) -> None:
     """Add a trial in the place of one that ended its worker, unless that has happened too often."""
     if attempt_of(trial) < ATTEMPTS:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +24,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from secateur.report.sweep import FAILED, FINISHED, RUNNING, STOPPED, WAITING, SweepTrial
 from secateur.run.begun_with import differing
-from secateur.run.sweep.attempts import ATTEMPTS, FIRST, again, attempt_of, first_of, is_of_disk, put_back
+from secateur.run.sweep.attempts import (
+    ATTEMPTS,
+    FIRST,
+    again,
+    attempt_of,
+    earlier_scores,
+    first_of,
+    is_of_disk,
+    put_back,
+)
 from secateur.run.sweep.block import Point, Sweep
 from secateur.run.sweep.dimension import Choices, Dimension
 from secateur.run.sweep.samplers import sampler_of
@@ -78,6 +88,30 @@ class Asked:
 
 Work = Callable[[Asked], tuple[Sequence[float], Mapping[str, Any]]]
 """Runs a trial; returns the values of the objectives, and the numbers to keep of its run."""
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """The scores of a trial on the way, with those that the interrupted attempts before it have reported.
+
+    Attributes:
+        earlier: percentage of the recovery -> score there, of those that this attempt has not reported.
+    """
+
+    trial: optuna.Trial
+    earlier: dict[int, float]
+
+    def report(self, percent: int, score: float) -> bool:
+        """Report a score, after those of earlier evaluations; returns whether to stop."""
+        self.report_earlier(percent)
+        self.earlier.pop(percent, None)
+        self.trial.report(score, percent)
+        return self.trial.should_prune()
+
+    def report_earlier(self, before: float = math.inf) -> None:
+        """Report the scores of an earlier attempt before a percentage, in their order."""
+        for percent in sorted(one for one in self.earlier if one < before):
+            self.trial.report(self.earlier.pop(percent), percent)
 
 
 class SweepStudy:
@@ -175,9 +209,12 @@ class SweepStudy:
                 trial.set_user_attr(SAME, first_of(same))
                 trial.set_user_attr(RESULT, same.user_attrs.get(RESULT, {}))
                 return list(same.values)
-            asked = Asked(trial.user_attrs.get(FIRST, trial.number), point, self._reporter(trial))
+            first = trial.user_attrs.get(FIRST, trial.number)
+            scores = _Scores(trial, earlier_scores(self.study, trial.number, first))
+            report = scores.report if self.sweep.stops_early else lambda percent, score: False
             with self._endings(trial, failures):
-                values, result = _when_free(run, asked)
+                values, result = _when_free(run, Asked(first, point, report))
+            scores.report_earlier()
             trial.set_user_attr(RESULT, dict(result))
             return values
 
@@ -202,15 +239,6 @@ class SweepStudy:
             failures.append(error)
             raise _Failed from error
         failures.clear()
-
-    def _reporter(self, trial: optuna.Trial) -> Callable[[int, float], bool]:
-        def report(percent: int, score: float) -> bool:
-            if not self.sweep.stops_early:
-                return False
-            trial.report(score, percent)
-            return trial.should_prune()
-
-        return report
 
     def _finished(self, trial: optuna.Trial) -> FrozenTrial | None:
         """A finished trial with the same values."""
