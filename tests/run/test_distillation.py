@@ -1,13 +1,30 @@
 """The terms of a recipe: those that its keys make, and further registered ones, by name."""
 
+import errno
+from pathlib import Path
+
 import pytest
 from small_world import config, recipe_values, write_data, write_model
 
 from secateur.run import pipeline, recipe
+from secateur.run.context import Context
 from secateur.run.distillation import Distillation
+from secateur.run.run_data import RunData
 from secateur.system.errors import UserError
 from secateur.training.objectives import Hidden, Term
 from secateur.training.terms import TERMS
+
+
+def test_a_finished_run_of_a_read_only_file_system_is_only_read(tmp_path, monkeypatch):
+    def refused(path, missing_ok=False):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    write_data(tmp_path / "data.csv")
+    made = recipe.make(recipe_values(str(tmp_path / "model"), str(tmp_path / "data.csv")))
+    (tmp_path / "report.json").write_text("{}")
+    monkeypatch.setattr(Path, "unlink", refused)
+    monkeypatch.setattr(pipeline.Report, "load", lambda folder: folder)
+    assert pipeline.complete(Context(made, tmp_path, RunData(made))) == tmp_path
 
 
 @pytest.fixture

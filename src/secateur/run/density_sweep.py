@@ -82,11 +82,11 @@ def contexts_of(recipe: Recipe, folder: Path, callbacks: Sequence[TrainerCallbac
 
 
 def _share_decisions(lowest: Context) -> None:
-    """Give branches what the run that prunes for all has decided in an earlier attempt, if their folders lack it."""
+    """Give unfinished branches what the run that prunes for all has decided in an earlier attempt, if they lack it."""
     for name in (LENGTH, OUTPUTS, DEPTH):
         decision = FORMAT.read_if_any(lowest.folder / name)
         for branch in lowest.branches:
-            if decision and not (branch.folder / name).exists():
+            if decision and not branch.finished and not (branch.folder / name).exists():
                 FORMAT.write(branch.folder / name, decision)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,8 +145,9 @@ def save_state(folder: Path, terms: torch.nn.ModuleList, moments: dict[str, Mome
 
 
 def remove_state(folder: Path) -> None:
-    """Remove from a run's folder what `save_state` wrote."""
-    (folder / WEIGHTS).unlink(missing_ok=True)
+    """Remove from a run's folder what `save_state` wrote, as far as that is possible."""
+    with suppress(OSError):  # a read-only file system refuses to remove even what is not there
+        (folder / WEIGHTS).unlink(missing_ok=True)
     shutil.rmtree(folder / MOMENTS, ignore_errors=True)
 
 

@@ -211,7 +211,10 @@ def _to_run(context: Context) -> list[str]:
 
 
 def tidy(context: Context) -> None:
-    """Remove the files that only an unfinished run needs, or one that is not going to be finished."""
+    """Remove the files that only an unfinished run needs, or one that is not going to be finished.
+
+    Of a finished run they are what a kill has left before this line; nothing is wrong where they cannot be removed.
+    """
     trials = [path.name for stage in ("density", "depth") for path in context.folder.glob(f"{stage}-*")]
     for leftover in ("teacher-training", "teacher-trial", *trials, "prune", "cut", "recover", "cache"):
         shutil.rmtree(context.folder / leftover, ignore_errors=True)
