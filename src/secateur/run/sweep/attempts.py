@@ -7,9 +7,11 @@ goes on. So a folder has the number of the first attempt, and a sweep has as man
 from __future__ import annotations
 
 import errno
+import math
+from dataclasses import dataclass
 
 from optuna import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from secateur.system.disk_errors import causes, full_disk, number_of
 
@@ -34,6 +36,30 @@ def earlier_scores(study: Study, number: int, first: int) -> dict[int, float]:
     """Percentage of the recovery -> score there, as the earlier attempts of a trial have reported them."""
     before = [one for one in study.get_trials(deepcopy=False) if first_of(one) == first and one.number < number]
     return {percent: score for one in before for percent, score in one.intermediate_values.items()}
+
+
+@dataclass(frozen=True)
+class ScoresOnTheWay:
+    """The scores of a trial on the way, with those that the interrupted attempts before it have reported.
+
+    Attributes:
+        earlier: percentage of the recovery -> score there, of those that this attempt has not reported.
+    """
+
+    trial: Trial
+    earlier: dict[int, float]
+
+    def report(self, percent: int, score: float) -> bool:
+        """Report a score, after those of earlier evaluations; returns whether to stop."""
+        self.report_earlier(percent)
+        self.earlier.pop(percent, None)
+        self.trial.report(score, percent)
+        return self.trial.should_prune()
+
+    def report_earlier(self, before: float = math.inf) -> None:
+        """Report the scores of an earlier attempt before a percentage, in their order."""
+        for percent in sorted(one for one in self.earlier if one < before):
+            self.trial.report(self.earlier.pop(percent), percent)
 
 
 def again(study: Study, trial: FrozenTrial) -> None:

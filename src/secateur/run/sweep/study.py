@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from secateur.run.begun_with import differing
 from secateur.run.sweep.attempts import (
     ATTEMPTS,
     FIRST,
+    ScoresOnTheWay,
     again,
     attempt_of,
     earlier_scores,
@@ -88,30 +88,6 @@ class Asked:
 
 Work = Callable[[Asked], tuple[Sequence[float], Mapping[str, Any]]]
 """Runs a trial; returns the values of the objectives, and the numbers to keep of its run."""
-
-
-@dataclass(frozen=True)
-class _Scores:
-    """The scores of a trial on the way, with those that the interrupted attempts before it have reported.
-
-    Attributes:
-        earlier: percentage of the recovery -> score there, of those that this attempt has not reported.
-    """
-
-    trial: optuna.Trial
-    earlier: dict[int, float]
-
-    def report(self, percent: int, score: float) -> bool:
-        """Report a score, after those of earlier evaluations; returns whether to stop."""
-        self.report_earlier(percent)
-        self.earlier.pop(percent, None)
-        self.trial.report(score, percent)
-        return self.trial.should_prune()
-
-    def report_earlier(self, before: float = math.inf) -> None:
-        """Report the scores of an earlier attempt before a percentage, in their order."""
-        for percent in sorted(one for one in self.earlier if one < before):
-            self.trial.report(self.earlier.pop(percent), percent)
 
 
 class SweepStudy:
@@ -210,7 +186,7 @@ class SweepStudy:
                 trial.set_user_attr(RESULT, same.user_attrs.get(RESULT, {}))
                 return list(same.values)
             first = trial.user_attrs.get(FIRST, trial.number)
-            scores = _Scores(trial, earlier_scores(self.study, trial.number, first))
+            scores = ScoresOnTheWay(trial, earlier_scores(self.study, trial.number, first))
             report = scores.report if self.sweep.stops_early else lambda percent, score: False
             with self._endings(trial, failures):
                 values, result = _when_free(run, Asked(first, point, report))
