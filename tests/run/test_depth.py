@@ -118,6 +118,8 @@ def test_the_share_of_a_number_of_layers_is_that_of_the_costlier_stack():
         ((1.03, 1.01, 1.0), False, 3),
         ((math.nan, 0.5, 0.75), True, 6),
         ((math.nan, math.nan, 0.0), False, 6),
+        ((None, 0.74, 0.75), True, 3),
+        ((None, None, 0.0), False, 6),
     ],
 )
 def test_the_fewest_layers_within_two_percent_of_the_best(scores, greater, chosen):
@@ -139,6 +141,7 @@ def tried(*scores, error=0.0):
         ((0.850, 0.870, 0.860), 3),  # none keeps it
         ((0.870, 0.870, 0.860), 2),
         ((math.nan, 0.5, math.nan), 3),
+        ((None, 0.5, None), 3),
     ],
 )
 def test_fewer_layers_must_keep_the_score_too(scores, chosen):

@@ -23,6 +23,7 @@ from secateur.run.score_goal import LADDER, ScoreGoal, TeacherScore, most_trials
 from secateur.surgery.checkpoint import load
 from secateur.system.errors import UserError
 from secateur.tasks.classification import Classification
+from secateur.training.nonfinite import Diverged
 
 GOAL = ScoreGoal(
     0.97, trial=1.0, validation=TeacherScore(0.9, 0.01, constant=0.5), held_out=TeacherScore(0.95, 0.01, constant=0.6)
@@ -131,13 +132,14 @@ def test_the_run_is_that_of_the_density_which_its_trials_choose(world, tmp_path,
     made_up(0.4, 0.95, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(wanted, tmp_path / "run")
-    made_up(0.4, 0.3, 0.35)  # the first trial is not repeated
+    made_up(0.4, Diverged("the loss is not finite"), 0.35)  # the first trial is not repeated
     report = pipeline.run(wanted, tmp_path / "run")
     assert [(trial["density"], trial["score"]) for trial in report.goal["trials"]] == [
         (0.1, 0.95),
-        (0.05, 0.3),
+        (0.05, None),
         (0.07, 0.35),
     ]
+    assert "0.05 diverged, 0.07 0.3500" in goal_sentence(report.goal, "accuracy")
     assert report.goal["density"] == report.recipe["target"]["density"] == 0.1
     assert report.goal["keep_score"] == report.recipe["measurement"]["retention"] == 0.97
     assert recipe.read(tmp_path / "run" / "recipe.yaml", {}) == wanted

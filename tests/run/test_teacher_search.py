@@ -9,8 +9,8 @@ import torch
 from small_world import recipe_values, write_model
 from transformers import AutoModelForSequenceClassification
 
-from secateur.report.report_text import footnotes
-from secateur.run import pipeline, recipe
+from secateur.report.report_text import footnotes, teacher_sentence
+from secateur.run import pipeline, recipe, stage_trainer
 from secateur.run.accounting import Accounting
 from secateur.run.context import Context
 from secateur.run.models import untrained_teacher
@@ -18,6 +18,8 @@ from secateur.run.run_data import RunData
 from secateur.run.stages import teacher
 from secateur.run.teacher_search import Setting, TeacherSearch, usual_trainings
 from secateur.run.training_arguments import first_teacher_rate, learning_rate_of_run
+from secateur.training.nonfinite import Diverged
+from secateur.training.trainer import PruningTrainer
 
 FIRST = Setting(1.0, 100)
 
@@ -54,6 +56,31 @@ def test_a_score_that_is_no_number_is_the_worst():
     search, seen = searched(lambda rate, steps: math.nan if rate == 1.0 else -rate)
     search.choose_rate()
     assert search.best == Setting(2.0, 100) and [rate for rate, _ in seen] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("diverging", "best", "tried"),
+    [
+        (1.0, 0.25, [1, 0.5, 0.25, 0.125]),
+        (0.5, 0.25, [1, 0.5, 0.25, 0.125]),
+        (2.0, 0.25, [1, 2, 0.5, 0.25, 0.125]),
+    ],
+)
+@pytest.mark.parametrize("greater", [True, False])
+def test_a_rate_at_which_training_diverges_is_halved(diverging, best, tried, greater):
+    sign = -1 if greater else 1
+    score = lambda rate, steps: None if rate >= diverging else sign * abs(rate - best)  # noqa: E731
+    search, seen = searched(score, greater=greater)
+    search.choose_rate()
+    assert search.best == Setting(best, 100) and [rate for rate, _ in seen] == tried
+
+
+def test_a_length_at_which_training_diverges_is_not_taken():
+    search, seen = searched(lambda rate, steps: None if steps > 200 else 0.5, error=0.1)
+    assert search.choose_length(other_rates=False) == 200
+    assert [steps for _, steps in seen] == [100, 200, 400]
+    search, seen = searched(lambda rate, steps: None)
+    assert search.choose_length(other_rates=False) == 100 and len(seen) == 2
 
 
 def test_a_search_that_goes_as_usual_takes_about_half_of_its_steps():
@@ -184,6 +211,23 @@ def test_an_interrupted_search_repeats_no_trial(world, tmp_path, monkeypatch):
     assert len(calls) == 1 + len(how["trials"])
     monkeypatch.undo()
     assert stage_of_teacher(made, tmp_path / "whole") == how
+
+
+def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(world, tmp_path, monkeypatch):
+    class Diverging(PruningTrainer):
+        def train(self, *arguments, **options):
+            if self.args.learning_rate >= 0.01:
+                raise Diverged("the loss is not finite")
+            return super().train(*arguments, **options)
+
+    monkeypatch.setattr(stage_trainer, "PruningTrainer", Diverging)
+    monkeypatch.setattr(teacher, "first_teacher_rate", lambda context: 0.01)
+    made = values(world, **{"training.teacher_epochs": 1, "training.teacher_steps": 200})
+    how = stage_of_teacher(made, tmp_path / "run")
+    scores = {trial["learning_rate"]: trial["score"] for trial in how["trials"]}
+    assert list(scores)[:2] == [0.01, 0.005] and scores[0.01] is None and scores[0.005] is not None
+    assert how["learning_rate"] < 0.01
+    assert "at 1.0e-02 diverged, " in teacher_sentence(how, "accuracy")
 
 
 def test_trials_count_before_all_of_them_have_ended(world, tmp_path, monkeypatch):

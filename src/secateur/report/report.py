@@ -69,8 +69,8 @@ class Report:
         memory: stage, or `run` for all of it -> kind of memory -> peak bytes over all attempts, and under `counted`
             what is counted; None for a run that did not record it.
         teacher: for a teacher that was trained in the run, the `learning_rate` and the `steps` of its training, and, if
-            they were chosen, the `trials` with the score of each setting, and the number of held-out training `rows` on
-            which they were scored.
+            they were chosen, the `trials` with the score of each setting, None if that training diverged, and the
+            number of held-out training `rows` on which they were scored.
         goal: for a run that has chosen its density by a part of the teacher's score: that part under `keep_score`, the
             `density`, the `trials` with the score of each and its `standard_error`, the number of held-out training
             `rows` on which they were scored, the score that they `needed`, the teacher's score on the validation and

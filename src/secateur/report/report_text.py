@@ -160,7 +160,7 @@ def teacher_sentence(teacher: Mapping[str, Any], metric: str) -> str:
     trained = f"the teacher was trained in {_setting(teacher)}"
     if not teacher.get("trials"):
         return trained
-    trials = ", ".join(f"{_setting(trial)} {trial['score']:.4f}" for trial in teacher["trials"])
+    trials = ", ".join(f"{_setting(trial)} {score_or_diverged(trial['score'])}" for trial in teacher["trials"])
     return f"{trained}, chosen by short trials ({metric} on {teacher['rows']:,} held-out training rows: {trials})"
 
 
@@ -188,12 +188,17 @@ def goal_sentence(goal: Mapping[str, Any], metric: str) -> str:
 
 def _trial_score(trial: Mapping[str, Any]) -> str:
     error = trial["standard_error"]
-    return f"{trial['score']:.4f}" if error is None else f"{trial['score']:.4f} ± {error:.4f}"
+    return score_or_diverged(trial["score"]) + ("" if error is None else f" ± {error:.4f}")
+
+
+def score_or_diverged(score: float | None) -> str:
+    """The score of a trial; one whose training diverged has none."""
+    return "diverged" if score is None else f"{score:.4f}"
 
 
 def depth_sentence(depth: Mapping[str, Any], metric: str) -> str:
     """What was chosen, from which scores on how many rows, without a full stop."""
-    scores = ", ".join(f"{trial_name(trial, depth)} {trial['score']:.4f}" for trial in depth["trials"])
+    scores = ", ".join(f"{trial_name(trial, depth)} {score_or_diverged(trial['score'])}" for trial in depth["trials"])
     chosen = f"{depth['layers']} of {depth['of']} layers are kept first"
     if depth["layers"] == depth["of"]:
         chosen = f"no layer of {depth['of']} is removed first"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from secateur.report import charts, svg
 from secateur.report.html import Content, DataTable, Gallery, Picture, Section, Text
 from secateur.report.report import Report
-from secateur.report.report_text import depth_sentence, goal_sentence, trial_name
+from secateur.report.report_text import depth_sentence, goal_sentence, score_or_diverged, trial_name
 
 
 def density(report: Report) -> Section:
@@ -28,12 +28,13 @@ def layers(report: Report) -> Section:
     return _section("Number of layers", depth_sentence(report.depth, metric), "layers kept", metric, trials)
 
 
-def _section(title: str, sentence: str, what: str, metric: str, trials: Sequence[tuple[str, float]]) -> Section:
+def _section(title: str, sentence: str, what: str, metric: str, trials: Sequence[tuple[str, float | None]]) -> Section:
     """What was chosen, and the trials as a table and, for scores in [0, 1], a picture."""
-    rows = [(name, f"{score:.4f}") for name, score in trials]
+    rows = [(name, score_or_diverged(score)) for name, score in trials]
     contents: list[Content] = [Text(f"{sentence}.")]
-    if trials and all(0 <= score <= 1 for _, score in trials):
-        bars = [(name, score, f"{score:.4f}") for name, score in trials]
+    scored = [(name, score) for name, score in trials if score is not None]
+    if scored and all(0 <= score <= 1 for _, score in scored):
+        bars = [(name, score, score_or_diverged(score)) for name, score in scored]
         picture = f"{metric} of each trial, by {what}"
         contents.append(Gallery([Picture(svg.svg(charts.bars(bars), picture), picture)]))
     return Section(title, [*contents, DataTable("Trials", (what, metric), rows)] if rows else contents)

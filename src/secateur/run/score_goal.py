@@ -80,7 +80,12 @@ class ScoreGoal:
         return float(self.teacher * self.part ** (self.trial**-GAIN))
 
     def kept_by(self, trial: Mapping[str, Any]) -> bool:
-        """Whether a trial reached the score, by its standard error, and is better than a constant prediction."""
+        """Whether a trial reached the score, by its standard error, and is better than a constant prediction.
+
+        One without a score, because its training diverged, did not.
+        """
+        if trial[SCORE] is None:
+            return False
         surely = trial[SCORE] - (trial[ERROR] or 0.0)
         return surely >= self.needed and better_than(self.held_out.constant, trial[SCORE], trial[ERROR])
 

@@ -1,8 +1,9 @@
 """The search for the learning rate and the length with which a teacher is trained, by short trainings.
 
 Each is scored on training rows that are held out of it. The learning rate is doubled while the score gains, or else
-halved; then the number of steps is doubled while that loses no more than the standard error of the score, because the
-score of few rows says little, and a longer training seldom harms. The teacher is trained on all rows afterwards.
+halved, as is one at which training diverges; then the number of steps is doubled while that loses no more than the
+standard error of the score, because the score of few rows says little, and a longer training seldom harms. The teacher
+is trained on all rows afterwards.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Setting:
         return asdict(self)
 
 
-Score: TypeAlias = Callable[[Setting], tuple[float, float]]
-"""Trains a model by a setting, and returns its score and the standard error of that."""
+Score: TypeAlias = Callable[[Setting], tuple[float | None, float]]
+"""Trains a model by a setting, and returns its score, None if the training diverges, and the standard error of that."""
 
 
 class TeacherSearch:
@@ -56,17 +57,31 @@ class TeacherSearch:
 
     def __init__(self, first: Setting, score: Score, steps: int, greater_is_better: bool = True) -> None:
         self._score, self._steps, self._greater_is_better = score, steps, greater_is_better
-        self._taken = 0
+        self._taken, self._diverged = 0, set[Setting]()
         self.best, (self._best_score, _) = first, self._scored(first)
 
     def choose_rate(self) -> None:
-        """Double the learning rate of the best setting while the score gains; if it never does, halve it."""
-        for factor in (2.0, 0.5):
+        """Double the learning rate of the best setting while the score gains; if it never does, halve it.
+
+        One at which training diverges is halved, and not doubled.
+        """
+        for factor in (0.5,) if self._halved_while_diverging() else (2.0, 0.5):
             start = self.best
-            while self._gains(replace(self.best, learning_rate=factor * self.best.learning_rate)):
+            while self._gains(self._at(factor)):
                 pass
             if self.best is not start:
                 return
+
+    def _halved_while_diverging(self) -> bool:
+        """Halve the learning rate until training does not diverge; returns whether that was tried."""
+        first = self.best
+        while self.best in self._diverged and self._affords(slower := self._at(0.5)):
+            self.best, (self._best_score, _) = slower, self._scored(slower)
+        return self.best is not first
+
+    def _at(self, factor: float) -> Setting:
+        """The best setting at a multiple of its learning rate."""
+        return replace(self.best, learning_rate=factor * self.best.learning_rate)
 
     def choose_length(self, other_rates: bool) -> int:
         """Double the steps of the best setting while that loses no more than the standard error.
@@ -91,6 +106,7 @@ class TeacherSearch:
         if not self._affords(setting):
             return False
         score, error = self._scored(setting)
+        about = about and setting not in self._diverged
         better = score > self._best_score or (about and score + error >= self._best_score)
         if better:
             self.best, self._best_score = setting, max(score, self._best_score)
@@ -103,6 +119,8 @@ class TeacherSearch:
         """The score of a setting, larger where it is better, and its standard error."""
         self._taken += setting.steps
         score, error = self._score(setting)
+        if score is None:
+            self._diverged.add(setting)
         return gain(score, self._greater_is_better), error
 
 

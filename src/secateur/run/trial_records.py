@@ -15,6 +15,8 @@ from secateur.run.run_rounds import changed
 TRIALS, ROWS, SCORE, ERROR = "trials", "rows", "score", "standard_error"
 RECOVERY = "recover"
 """What follows the name of a trial in that of its recovery, where it is a training of its own."""
+NONE = {SCORE: None, ERROR: None}
+"""What is recorded of a trial whose training diverged, which is the worst one."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,9 @@ class Question(TrialRecord):
         return record if TRIALS in record else None
 
 
-def gain(score: float, greater_is_better: bool) -> float:
-    """The score of a trial, larger where it is better; minus infinity for one that is no number."""
-    if math.isnan(score):
+def gain(score: float | None, greater_is_better: bool) -> float:
+    """The score of a trial, larger where it is better; minus infinity for none, and for one that is no number."""
+    if score is None or math.isnan(score):
         return -math.inf
     return score if greater_is_better else -score
 

@@ -29,10 +29,11 @@ from secateur.run.stages.outputs import outputs_of
 from secateur.run.stages.prune import pruning_trainer
 from secateur.run.stages.recover import recovery_trainer
 from secateur.run.training_arguments import steps_of_trial
-from secateur.run.trial_records import ERROR, RECOVERY, SCORE, Question, short
+from secateur.run.trial_records import ERROR, NONE, RECOVERY, SCORE, Question, short
 from secateur.surgery.masking import attached
 from secateur.system import process_memory, processes
 from secateur.system.model_state import evaluating
+from secateur.training.nonfinite import Diverged
 from secateur.training.teacher_cache import CachedTeacher
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,9 @@ class Trials:
         return cls(recorded(context, stopwatch), question, teacher, outputs, data.held_out_rows, rows, stopwatch)
 
     def trial(self, value: float, recipe: Recipe, name: str) -> dict[str, Any]:
-        """The record of a trial, with its score on the held-out rows. All processes must call it.
+        """The record of a trial, with its score on the held-out rows: None if its training diverged.
+
+        All processes must call it.
 
         Args:
             value: what the trial differs in from the others of its question.
@@ -77,12 +80,21 @@ class Trials:
         if earlier is not None:
             return earlier
         process_memory.release()
-        trained = self._trained(replace(self.context, recipe=short(recipe, steps_of_trial(self.context))), value)
-        record = {**tried, SCORE: trained[0], ERROR: trained[1]}
-        log.info("%s: %s %.4f in a trial", name, self.context.data.task.of_training_rows().metric, record[SCORE])
+        record = {**tried, **self._scored(recipe, value, name)}
         processes.on_main(partial(self.question.add, place, record, self.context.data.trial_count))
         self.stopwatch.record()
         return record
+
+    def _scored(self, recipe: Recipe, value: float, name: str) -> dict[str, Any]:
+        """The score of a trial and its standard error, by the keys of a record."""
+        try:
+            trial = replace(self.context, recipe=short(recipe, steps_of_trial(self.context)))
+            score, error = self._trained(trial, value)
+        except Diverged as diverged:
+            log.warning("%s: a trial diverged (%s)", name, diverged)
+            return NONE
+        log.info("%s: %s %.4f in a trial", name, self.context.data.task.of_training_rows().metric, score)
+        return {SCORE: score, ERROR: error}
 
     def _trained(self, trial: Context, value: float) -> tuple[float, float | None]:
         """Train a trial, and score it under its masks: the score and its standard error."""

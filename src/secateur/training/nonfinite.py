@@ -19,6 +19,10 @@ from secateur.system.errors import UserError
 from secateur.system.parts import own_part
 
 
+class Diverged(UserError):
+    """A training whose values are no longer finite; the sentence names the first one, and its step."""
+
+
 class FiniteWatch:
     """Remembers for each watched value the first optimizer step at which it was not finite.
 
@@ -52,12 +56,12 @@ class FiniteWatch:
         """Wait for the device, and for the other processes, which all must call this.
 
         Raises:
-            UserError: a value was not finite, in whatever process; the message names it and its step.
+            Diverged: a value was not finite, in whatever process; the message names it and its step.
         """
         fault = self._earliest()
         if fault is not None:
             other = ", or fp32 in place of bf16" if self.args.bf16 else ""
-            raise UserError(
+            raise Diverged(
                 f"{fault[0]} is not finite at step {fault[1]} of {self.state().max_steps} ({self.args.output_dir}): "
                 f"training stopped and saved nothing since; try a lower learning rate, a longer warmup{other}"
             )

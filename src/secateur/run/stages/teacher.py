@@ -27,9 +27,10 @@ from secateur.run.stage_trainer import recorded, stage_trainer, train
 from secateur.run.teacher_check import check_trained
 from secateur.run.teacher_search import PARTS, USUAL_LENGTH, Setting, TeacherSearch, usual_trainings
 from secateur.run.training_arguments import first_teacher_rate, steps_of_teacher
-from secateur.run.trial_records import ERROR, SCORE, TRIALS, TrialRecord, short
+from secateur.run.trial_records import ERROR, NONE, SCORE, TRIALS, TrialRecord, short
 from secateur.surgery.checkpoint import save
 from secateur.system import process_memory, processes
+from secateur.training.nonfinite import Diverged
 from secateur.training.objectives import Labels
 from secateur.training.trainer import PruningTrainer
 
@@ -161,28 +162,34 @@ def most_expected(context: Context) -> list[int]:
     return [*[first] * (trials // first), max(last + trials % first, usual[-1])]
 
 
-def _score(context: Context, stopwatch: Stopwatch, setting: Setting) -> tuple[float, float]:
+def _score(context: Context, stopwatch: Stopwatch, setting: Setting) -> tuple[float | None, float]:
     """The score of a model that is trained by a setting, on the held-out rows, and the standard error of that.
 
-    All processes must call it.
+    None if its training diverges. All processes must call it.
     """
-    earlier: dict[str, Any] | None = processes.on_main(partial(RECORD.earlier, _folder(context), setting.to_dict()))
-    if earlier is not None:
-        return earlier[SCORE], earlier[ERROR] or 0.0
+    record: dict[str, Any] | None = processes.on_main(partial(RECORD.earlier, _folder(context), setting.to_dict()))
+    if record is None:
+        record = setting.to_dict() | _tried(context, stopwatch, setting)
+        processes.on_main(partial(RECORD.add, _folder(context), record, context.data.trial_count))
+        stopwatch.record()
+    return record[SCORE], record[ERROR] or 0.0
+
+
+def _tried(context: Context, stopwatch: Stopwatch, setting: Setting) -> dict[str, Any]:
+    """The score of a trial and its standard error, by the keys of a record."""
     process_memory.release()
     data, model = context.data, new_model(context)
     trial = replace(recorded(context, stopwatch), recipe=short(context.recipe, setting.steps))
-    _trainer(trial, model, TRIAL, setting, data.without_held_out(data.train_rows)).train()
+    told = f"teacher trial: {setting.steps} steps at a learning rate of {setting.learning_rate:g}"
+    try:
+        _trainer(trial, model, TRIAL, setting, data.without_held_out(data.train_rows)).train()
+    except Diverged as diverged:
+        log.warning("%s diverged (%s)", told, diverged)
+        return NONE
     scores, error = scores_with_error(model, data.task, data.held_out_rows, data.tokenizer)
     score = scores[data.task.metric]
-    log.info(
-        "teacher trial: %d steps at a learning rate of %g: %s %.4f",
-        *(setting.steps, setting.learning_rate, data.task.metric, score),
-    )
-    record = setting.to_dict() | {SCORE: score, ERROR: error}
-    processes.on_main(partial(RECORD.add, _folder(context), record, data.trial_count))
-    stopwatch.record()
-    return score, error or 0.0
+    log.info("%s: %s %.4f", told, data.task.metric, score)
+    return {SCORE: score, ERROR: error}
 
 
 def _trainer(context: Context, model: PreTrainedModel, stage: str, setting: Setting, rows: Rows) -> PruningTrainer:
