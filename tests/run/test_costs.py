@@ -8,7 +8,7 @@ from small_world import ROUNDS, recipe_values, write_world
 from secateur.run import recipe, run_length, step_sample
 from secateur.run.context import Context
 from secateur.run.costs import Costs, Pace, Speed
-from secateur.run.disk_space import bytes_of_moments, bytes_of_run
+from secateur.run.disk_space import bytes_left, bytes_of_moments, bytes_of_run
 from secateur.run.estimate import expected_stages, steps_for
 from secateur.run.models import base_model
 from secateur.run.run_data import RunData
@@ -222,6 +222,24 @@ def test_disk_holds_two_checkpoints_and_the_models(world):
     assert bytes_of_run(context_of(world, model="encoder"), 100) == 3 * 1_200 + 1_200
     assert bytes_of_run(context_of(world), 100, moments=50) == 2 * 1_250 + 800
     assert bytes_of_run(context_of(world, **{"training.checkpoints": 0}), 100, moments=50) == 800
+
+
+def test_disk_that_is_written_is_not_needed_again(world, tmp_path):
+    def written(name, count):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(count))
+        return bytes_left(context, 1_000, 100)
+
+    context = replace(context_of(world, model="encoder"), folder=tmp_path)
+    whole = bytes_of_run(context, 100)
+    assert bytes_left(context, 1_000, 100) == 1_000 + whole
+    assert written("teacher-training/checkpoint-3/model.safetensors", 1_200) == 1_000 + whole - 1_200
+    assert written("teacher/model.safetensors", 400) == 1_000 + whole - 1_600
+    assert written("cache/0123456789abcdef/logits.npy", 900) == whole - 1_600, "the outputs are there"
+    assert written("prune/checkpoint-2/model.safetensors", 1_200) == whole - 2_800
+    assert written("cut/model.safetensors", 100) == whole - 2_900
+    assert written("log.jsonl", 5_000) == whole - 2_900
 
 
 def test_moments_of_a_refit_are_on_disk_only_where_there_is_one(world):

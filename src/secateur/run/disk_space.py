@@ -1,6 +1,8 @@
-"""The disk that a run needs besides the cached outputs of its teacher."""
+"""The disk that a run needs: in all besides the cached outputs of its teacher, and what is left of it to be written."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from transformers import PreTrainedModel
 
@@ -8,8 +10,12 @@ from secateur.run.context import Context
 from secateur.run.models import teacher_name
 from secateur.run.recipe import Recipe
 from secateur.structure.space import UnitSpace
+from secateur.system.disk import folder_bytes
+from secateur.training.array_cache import KEY
 from secateur.training.running_refit import moments_bytes
 
+BASELINES = "baselines"
+"""The folder of the baselines in that of the run."""
 FLOAT = 4
 """Bytes of a weight, and of each of the two moments that the optimizer keeps of it."""
 
@@ -36,3 +42,35 @@ def bytes_of_run(context: Context, weights: int, moments: int = 0) -> int:
     baselines = 2 * model * len(context.recipe.measurement.baselines)
     pruned = 2 * (saved + moments) if saved else 0
     return trained + pruned + 2 * model + branches + baselines
+
+
+def bytes_left(context: Context, cache: int, weights: int, moments: int = 0) -> int:
+    """The disk that a run still needs at most, with cached outputs, beside what an earlier attempt has written.
+
+    Args:
+        cache: bytes of the outputs; 0 if they are not cached.
+        weights, moments: as of `bytes_of_run`.
+    """
+    outputs = 0 if any(context.cache_folder.glob(KEY)) else cache
+    return outputs + max(0, bytes_of_run(context, weights, moments) - _written(context, weights))
+
+
+def _written(context: Context, weights: int) -> int:
+    """What is there, or is not needed any more, of what `bytes_of_run` counts."""
+    model = FLOAT * weights
+    own = _size_of(context.cut_folder, context.model_folder, context.folder / "prune", context.folder / "recover")
+    branches = sum(min(2 * model, _size_of(one.cut_folder, one.model_folder)) for one in context.branches)
+    return own + branches + _size_of(context.folder / BASELINES) + _written_of_teacher(context, model)
+
+
+def _written_of_teacher(context: Context, model: int) -> int:
+    """The part of `_written` of a teacher that is trained here, whose training is over when it is there."""
+    if teacher_name(context) is not None:
+        return 0
+    if context.teacher_folder.is_dir():
+        return model + (3 * model if context.recipe.training.checkpoints else 0)
+    return _size_of(context.folder / "teacher-training", context.unchecked_teacher)
+
+
+def _size_of(*folders: Path) -> int:
+    return sum(map(folder_bytes, folders))

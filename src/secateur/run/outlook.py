@@ -18,7 +18,7 @@ from secateur.run import run_length
 from secateur.run.context import Context
 from secateur.run.costs import Costs
 from secateur.run.disk_check import warn_of_disk
-from secateur.run.disk_space import bytes_of_moments, bytes_of_run
+from secateur.run.disk_space import bytes_left, bytes_of_moments
 from secateur.run.estimate import expected_stages, steps_for, with_middle_density
 from secateur.run.expected_stage import ExpectedStage
 from secateur.run.models import base_model, shaped, teacher_name
@@ -50,7 +50,7 @@ class Outlook:
     Attributes:
         lines: for people.
         stages: in their order.
-        disk_bytes: that it needs at most; None where nothing has been measured.
+        disk_bytes: that it still needs at most, beside what it has written; None where nothing has been measured.
         memory_bytes: kind of memory -> peak of the steps that were measured (`costs.Costs`).
         steps: those that take the minutes of the recipe; None where the recipe has another length, or they are decided.
         cache: whether the teacher's outputs are cached, where steps of minutes may have changed what was decided.
@@ -99,7 +99,7 @@ def outlook(context: Context, table: LatencyTable | None, cache: Decision) -> Ou
     lines = [*_data(context), *_stages(context, space, densities, cache)]
     if costs is None:
         return Outlook(lines, stages, cache)
-    disk = cache.disk_bytes + bytes_of_run(context, costs.weights, bytes_of_moments(context.recipe, student))
+    disk = bytes_left(context, cache.disk_bytes, costs.weights, bytes_of_moments(context.recipe, student))
     lines += _costs(context, stages, costs, disk)
     warn_of_disk(context, disk)
     return Outlook(lines, stages, cache, disk, costs.memory, steps)

@@ -14,6 +14,11 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
+def folder_bytes(folder: Path) -> int:
+    """The bytes of all files in a folder; 0 if there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def size(count: float, form: Callable[[float, str], str] = format) -> str:
     """A number of bytes, in MB (10^6) or GB (10^9).
 
