@@ -78,7 +78,8 @@ def test_the_report_has_the_achieved_density_and_scores(finished, values):
     assert report.baseline == report.teacher_scores["accuracy"] == 0.5 and report.retention is None
     assert report.standard_error == pytest.approx((0.5 * 0.5 / 3) ** 0.5)
     assert max(report.verified["masked_compact"], report.verified["compact_loaded"]) < 1e-5
-    assert {"teacher", "prune", "recover"} <= set(report.seconds)
+    assert set(report.seconds) == {"teacher", "cache", "prune", "recover", "measure"}
+    assert report.seconds == Accounting(finished[0]).seconds() and report.seconds["measure"] > 0
     (latency,) = report.latency
     assert (latency["protocol"]["batch"], latency["protocol"]["tokens"]) == (1, 8)
     assert latency["speed_up"] == latency["against"]["latency_ms"] / latency["latency_ms"]

@@ -61,7 +61,8 @@ class Report:
             of its file, stored as the result is; None in a report of before.
         latency: one `measurement.Measurement` for each shape, the teacher's inside it under `against`.
         verified: largest absolute differences of the logits, masked to compact and compact to loaded.
-        seconds: wall-clock time by stage, over all attempts.
+        seconds: wall-clock time by stage, over all attempts; of `prune` and `recover` that of their training, with its
+            evaluations and checkpoints.
         versions: library -> its version.
         data: fingerprint of the data.
         target: for a recipe that asks for a latency, the latency asked for, predicted and measured

@@ -1,4 +1,7 @@
-"""What a run has used, stage by stage and over all attempts: wall-clock seconds, and peak memory (`records`)."""
+"""What a run has used, stage by stage and over all attempts: wall-clock seconds, and peak memory (`records`).
+
+Of pruning and recovery the training is measured, without what comes before and after it: calibration, cut and proofs.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -58,29 +58,35 @@ def done(context: Context) -> bool:
 
 def run(context: Context) -> None:
     """Score in all processes; time, and write the report, in the main one."""
+    with context.accounting.stage("measure"):
+        scored = _scored(context)
+        report = processes.on_main(partial(_measured, context, scored))
+    processes.on_main(partial(_write, context, report, scored.model))
+
+
+def _scored(context: Context) -> Scored:
     model, teacher = load_compact(context.model_folder), load_teacher(context.whole)
     context.accounting.reset_peak()
     of_teacher = teacher_scores(context, teacher), teacher_classes(context, teacher)
     of_model = context.data.scored_with_error(model)
-    scored = Scored(model, teacher, *of_model, *of_teacher, tuning_score(context.data, model))
-    processes.on_main(partial(_report, context, scored))
+    return Scored(model, teacher, *of_model, *of_teacher, tuning_score(context.data, model))
 
 
-def _report(context: Context, scored: Scored) -> None:
-    """Measure what is left to measure, and write the model card and the report; the report comes last."""
-    report = _measured(context, scored)
-    atomic_write(context.model_folder / "README.md", card(report, scored.model))
+def _write(context: Context, report: Report, model: PreTrainedModel) -> None:
+    """Write the model card and the report, with what all stages have used; the report comes last."""
+    report = replace(report, seconds=context.accounting.seconds(), memory=context.accounting.memory())
+    atomic_write(context.model_folder / "README.md", card(report, model))
     run_page.write(report, context.folder)
     report.save(context.folder)
 
 
 def _measured(context: Context, scored: Scored) -> Report:
+    """The report, after what is left to measure is."""
     recipe, task, model, teacher = context.recipe, context.data.task, scored.model, scored.teacher
     dense = base_model(context)  # whose shape the plan fits; the teacher may have another one
     plan = Plan.load(context.model_folder / "plan.json", dense)
     times = grid(model, teacher, recipe.measurement.shapes, repeats=recipe.measurement.repeats)
     target, space = _target(context, model, dense, plan), Space(dense, *recipe.target.units)
-    context.accounting.record_peak("measure")
     return Report(
         recipe=recipe.to_dict(),
         **_metrics(task),
@@ -99,7 +105,6 @@ def _measured(context: Context, scored: Scored) -> Report:
         seconds=context.accounting.seconds(),
         versions=FORMAT.read(context.folder / VERSIONS),
         target=target,
-        memory=context.accounting.memory(),
         baseline=task.baseline(context.data.validation_rows),
         rounds=run_rounds.reported(recipe),
         **_chosen(context),
