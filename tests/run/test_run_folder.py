@@ -3,11 +3,18 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
+from made_up_run import REPORT
 from small_world import recipe_values, write_data, write_model
 
-from secateur.run import density_sweep, pipeline, recipe
+from secateur.report.run_log import RunLog
+from secateur.report.run_page import to_html
+from secateur.run import density_sweep, pipeline, recipe, run_folder
+from secateur.run.context import Context
+from secateur.run.records import FORMAT, VERSIONS
+from secateur.run.run_data import RunData
 from secateur.run.run_folder import LOCK, locked
 from secateur.system.errors import UserError
 
@@ -76,6 +83,31 @@ def test_a_run_within_a_sweep_is_locked_too(tmp_path, values, monkeypatch):
     monkeypatch.setattr(density_sweep, "_reports", begun)
     density_sweep.sweep(recipe.make(values | {"target.density": [0.8, 0.6]}), tmp_path / "run")
     assert refused == ["0.8", "0.6"]
+
+
+def test_a_folder_has_the_versions_of_its_last_attempt_and_those_before(tmp_path, monkeypatch):
+    attempts = [{"torch": "2.1", "threads": "2"}, {"torch": "2.1", "threads": "2"}, {"torch": "2.2", "threads": "2"}]
+    for attempt in attempts:
+        monkeypatch.setattr(run_folder, "versions", lambda own=attempt: own)
+        run_folder.record_versions(tmp_path)
+    kept = FORMAT.read(tmp_path / VERSIONS)
+    assert kept == attempts[2] | {"earlier": [attempts[0]]}
+    report = replace(REPORT, versions=attempts[2], earlier_versions=kept["earlier"])
+    assert report.versions_in_words == {"torch": "2.2 (in earlier attempts 2.1)", "threads": "2"}
+    assert "2.2 (in earlier attempts 2.1)" in to_html(report, RunLog((), None, None, 0))
+
+
+def test_an_attempt_records_its_versions_and_a_finished_run_keeps_its_own(tmp_path, values, monkeypatch):
+    made = recipe.make(values)
+    context = Context(made, tmp_path, RunData(made))
+    pipeline.begin(context, None)
+    monkeypatch.setattr(run_folder, "versions", lambda: {"torch": "2.2"})
+    pipeline.begin(context, None)
+    assert FORMAT.read(tmp_path / VERSIONS)["torch"] == "2.2"
+    (tmp_path / "report.json").write_text("{}")
+    monkeypatch.setattr(run_folder, "versions", lambda: {"torch": "2.3"})
+    pipeline.begin(context, None)
+    assert FORMAT.read(tmp_path / VERSIONS)["torch"] == "2.2"
 
 
 def test_the_folder_of_another_program_is_left_as_it_is(tmp_path):

@@ -112,7 +112,7 @@ def _summary(report: Report) -> str:
 
 
 def _numbers(report: Report) -> str:
-    versions = ", ".join(f"{library} {version}" for library, version in report.versions.items())
+    versions = ", ".join(f"{library} {version}" for library, version in report.versions_in_words.items())
     notes = [*footnotes(report), f"fingerprint of the data: {report.data}; versions: {versions}"]
     table = markdown.table(("", "teacher", "pruned"), score_table(report))
     return "\n".join([*table, "", *(f"- {note}" for note in notes)])

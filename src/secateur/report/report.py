@@ -63,7 +63,7 @@ class Report:
         verified: largest absolute differences of the logits, masked to compact and compact to loaded.
         seconds: wall-clock time by stage, over all attempts; of `prune` and `recover` that of their training, with its
             evaluations and checkpoints.
-        versions: library -> its version.
+        versions: library -> its version, and what is known of the machine, in the attempt that finished the run.
         data: fingerprint of the data.
         target: for a recipe that asks for a latency, the latency asked for, predicted and measured
             (`latency_sweep.target_reached`).
@@ -114,6 +114,7 @@ class Report:
             (`names.paths_in`); None in a report of before.
         asked: how the model is asked as the data are (`Predictor.told`): `pairs` of texts, or options of a prediction
             that no recipe has.
+        earlier_versions: as `versions`, of earlier attempts where an attempt had others than the one before.
     """
 
     recipe: Mapping[str, Any]
@@ -155,6 +156,7 @@ class Report:
     shared_output: bool | None = None
     unpruned: Mapping[str, int] | None = None
     paths: Sequence[str] | None = None
+    earlier_versions: Sequence[Mapping[str, str]] = ()
 
     @property
     def metric_of_training_rows(self) -> str:
@@ -171,6 +173,15 @@ class Report:
     def scored_rows(self) -> str:
         """The number of scored rows and their split, such as "872 test rows"."""
         return f"{self.rows['validation']:,} {rows_of(self.splits['validation'])}"
+
+    @property
+    def versions_in_words(self) -> dict[str, str]:
+        """As `versions`, with those of earlier attempts behind them."""
+        return {name: self._version_in_words(name, version) for name, version in self.versions.items()}
+
+    def _version_in_words(self, name: str, version: str) -> str:
+        others = dict.fromkeys(one[name] for one in self.earlier_versions if one.get(name, version) != version)
+        return f"{version} (in earlier attempts {', '.join(others)})" if others else version
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `retention` included."""

@@ -118,7 +118,7 @@ def _key_numbers(report: Report) -> list[tuple[str, str, str]]:
 
 def _origin(report: Report) -> Section:
     rows = [(rows_of(report.splits.get(split, split)), f"{count:,}") for split, count in report.rows.items()]
-    facts = [("data fingerprint", report.data), *rows, *report.versions.items()]
+    facts = [("data fingerprint", report.data), *rows, *report.versions_in_words.items()]
     recipe = without_paths(report.recipe, report.paths)
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, default_flow_style=None)
     table = DataTable("Data and versions", ("what", "value"), facts)

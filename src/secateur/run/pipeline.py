@@ -36,7 +36,7 @@ from secateur.run.expected_stage import StageWatch
 from secateur.run.outlook import Outlook, outlook
 from secateur.run.output_cache import Decision
 from secateur.run.recipe import Recipe
-from secateur.run.run_folder import check_claim, check_writable, claim, locked
+from secateur.run.run_folder import check_claim, check_writable, claim, locked, record_versions
 from secateur.run.stages import baselines, density, depth, measure, outputs, prune, recover, teacher
 from secateur.run.stages.check import check
 from secateur.run.target import TABLE
@@ -138,7 +138,7 @@ def decide_cache(context: Context) -> Decision | None:
 
 
 def begin(context: Context, table: LatencyTable | None) -> None:
-    """Claim the folder of a run for its recipe, and write the latency table to it.
+    """Claim the folder of a run for its recipe, and write the versions of this attempt and the latency table to it.
 
     Raises:
         UserError: the folder is another run's, or cannot be written.
@@ -147,6 +147,7 @@ def begin(context: Context, table: LatencyTable | None) -> None:
     def work() -> None:
         claim(context.folder, context.recipe)
         if not context.finished:
+            record_versions(context.folder)
             begun_with.record(context)
         if table is not None:
             table.save(context.folder / TABLE)

@@ -30,6 +30,8 @@ TEACHER_KEYS = {
     "distillation.check_teacher",
 }
 """What may be changed in the recipe of a run that has ended with a teacher which is no better than a constant."""
+EARLIER = "earlier"
+"""The key of the versions of earlier attempts, the first one first, where an attempt had others than the one before."""
 UNCLAIMED = {LOCK, VERSIONS, f"{VERSIONS}.partial", "recipe.yaml.partial", "recipe.partial"}
 """Files that a run of this version or of 0.1.0 may leave if it is killed before it has claimed its folder."""
 
@@ -113,7 +115,7 @@ def claim(folder: Path, recipe: Recipe) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        FORMAT.write(folder / VERSIONS, versions())
+        record_versions(folder)
         atomic_write(path, recipe.to_yaml())
     except OSError as error:
         raise _not_writable(folder, error) from error
@@ -168,6 +170,17 @@ def _differences(path: Path, recipe: Recipe) -> list[str]:
     except (TypeError, ValueError):  # it holds no keys and values, or they are not a recipe
         return ["its keys"]
     return [key for key, value in dotted(recipe.to_dict()).items() if old[key] != value]
+
+
+def record_versions(folder: Path) -> None:
+    """Write the versions of an attempt that begins, and keep those of earlier attempts under `EARLIER`."""
+    path, now = folder / VERSIONS, versions()
+    before = FORMAT.read_if_any(path)
+    earlier = before.pop(EARLIER, [])
+    if before == now:
+        return
+    earlier = [*earlier, before] if before else []
+    FORMAT.write(path, now | ({EARLIER: earlier} if earlier else {}))
 
 
 def versions() -> dict[str, str]:

@@ -22,6 +22,7 @@ from secateur.run.context import Context
 from secateur.run.models import base_model, load_compact, load_teacher, teacher_classes, teacher_scores
 from secateur.run.records import FORMAT, VERIFIED, VERSIONS
 from secateur.run.run_data import training_fingerprint, tuning_score
+from secateur.run.run_folder import EARLIER
 from secateur.run.stages import baselines, density, depth
 from secateur.run.stages import teacher as teacher_stage
 from secateur.run.target import read_latency_table
@@ -103,12 +104,18 @@ def _measured(context: Context, scored: Scored) -> Report:
         latency=[measurement.to_dict() for measurement in times],
         verified=FORMAT.read(context.folder / VERIFIED),
         seconds=context.accounting.seconds(),
-        versions=FORMAT.read(context.folder / VERSIONS),
+        **_versions(context),
         target=target,
         baseline=task.baseline(context.data.validation_rows),
         rounds=run_rounds.reported(recipe),
         **_chosen(context),
     )
+
+
+def _versions(context: Context) -> dict[str, Any]:
+    """Those of this attempt, and of earlier ones where they were others."""
+    versions = FORMAT.read(context.folder / VERSIONS)
+    return {"earlier_versions": versions.pop(EARLIER, []), "versions": versions}
 
 
 def _metrics(task: Task) -> dict[str, Any]:
