@@ -32,6 +32,7 @@ from secateur.surgery.checkpoint import load
 from secateur.surgery.cut import cut
 from secateur.system import packages
 from secateur.system.errors import UserError
+from secateur.training.nonfinite import Diverged
 
 ASKED = ("first-layers", "spread-layers", "tfidf")
 UNTIMED = {"training.epochs": 2, "measurement.shapes": (), "measurement.baselines": ASKED}
@@ -282,6 +283,16 @@ def test_a_missing_package_is_named_and_the_run_goes_on(values, whole, tmp_path,
     monkeypatch.setattr(int8, "load_teacher", lambda context: BertForSequenceClassification(config(layers=4)))
     assert "run pip install onnx onnxruntime" in left_out(values, tmp_path, "int8")
     assert not (tmp_path / "baselines" / "int8" / "result.json").exists(), "it is made once the package is there"
+
+
+def test_layers_whose_training_diverges_are_left_out_and_the_run_goes_on(values, tmp_path, monkeypatch, unscored):
+    def diverging(*arguments):
+        raise Diverged("the loss is not finite at step 3 of 20")
+
+    monkeypatch.setattr(layers, "decided_count", lambda context, cuts: 1)
+    monkeypatch.setattr(layers, "_train", diverging)
+    said = "its training diverged: the loss is not finite at step 3 of 20"
+    assert left_out(values, tmp_path, "first-layers") == said
 
 
 def test_texts_of_words_of_one_letter_have_logistic_regression_and_texts_without_words_have_none(

@@ -45,6 +45,7 @@ from secateur.surgery.cut import cut
 from secateur.surgery.factorisation import embedding_rank
 from secateur.system import processes
 from secateur.system.main_models import held_by_main
+from secateur.training.nonfinite import Diverged
 
 COUNT, STAGE = "layers.json", "train"
 Clock = Callable[[PreTrainedModel, PreTrainedModel], Measurement]
@@ -74,7 +75,10 @@ class FewerLayers(Baseline):
         own = replace(context, folder=folder, shared=context.shared or context.folder, branches=())
         plan = processes.where_whole(partial(layers.plan, count, self))
         if not own.model_folder.is_dir():
-            _train(own, teacher, layers, plan)
+            try:
+                _train(own, teacher, layers, plan)
+            except Diverged as error:
+                raise LeftOut(f"its training diverged: {error}") from error
         processes.on_main(partial(shutil.rmtree, folder / STAGE, ignore_errors=True))
         model = load_compact(own.model_folder)
         scored, error = context.data.scored_with_error(model)

@@ -187,7 +187,7 @@ class SweepStudy:
                 return list(same.values)
             first = trial.user_attrs.get(FIRST, trial.number)
             scores = ScoresOnTheWay(trial, earlier_scores(self.study, trial.number, first))
-            report = scores.report if self.sweep.stops_early else lambda percent, score: False
+            report = scores.report if self.sweep.stops_early else _unreported
             with self._endings(trial, failures):
                 values, result = _when_free(run, Asked(first, point, report))
             scores.report_earlier()
@@ -320,6 +320,11 @@ def _suggested(trial: optuna.Trial, one: Dimension) -> Any:
     if one.whole:
         return trial.suggest_int(one.key, int(one.low), int(one.high), step=int(one.step or 1), log=one.log)
     return trial.suggest_float(one.key, one.low, one.high, step=one.step, log=one.log)
+
+
+def _unreported(percent: int, score: float) -> bool:
+    """Let a trial of a sweep without early stopping go on."""
+    return False
 
 
 def _when_free(run: Work, asked: Asked) -> tuple[Sequence[float], Mapping[str, Any]]:
