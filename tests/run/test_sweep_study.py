@@ -266,7 +266,7 @@ def test_a_trial_whose_disk_is_full_ends_the_worker_and_goes_on_when_there_is_ro
         with pytest.raises(type(error)):
             worked(opened(tmp_path, over, sampler="grid"), run, 2)
     seen = worked(opened(tmp_path, over, sampler="grid"), density, 2)
-    assert [asked.number for asked in seen] == [0, 1]
+    assert seen[0].number == 0 and [asked.point["target.density"] for asked in seen] == [0.1, 0.2]
     assert [trial.state for trial in opened(tmp_path, over, sampler="grid").trials()] == [FINISHED] * 2
 
 
