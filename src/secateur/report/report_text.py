@@ -120,7 +120,7 @@ def score_notes(report: Report) -> list[str]:
     notes += [
         f"largest difference of a logit on {report.verified['examples']} inputs: masked to compact model "
         f"{report.verified['masked_compact']:.1e}, compact to reloaded model {report.verified['compact_loaded']:.1e}",
-        "wall-clock, s, of pruning and recovery that of their training: "
+        "wall-clock, s (of prune and recover that of the training): "
         + ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in report.seconds.items()),
     ]
     return notes if report.memory is None else notes + _peak_notes(report.memory)
