@@ -13,6 +13,7 @@ from secateur.run.context import Context
 from secateur.run.costs import Costs, Speed
 from secateur.run.density_sweep import sweep
 from secateur.run.run_data import RunData
+from secateur.run.run_folder import claim
 from secateur.run.stages import check
 from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher
 from secateur.system.errors import UserError
@@ -106,6 +107,7 @@ def test_minutes_that_became_steps_go_on_in_several_processes(values, tmp_path, 
     monkeypatch.setattr(check, "processes", two)
     with pytest.raises(UserError, match=r"training\.minutes are measured in one process, and this run has 2: give"):
         check.check(context)
+    claim(tmp_path, made)
     run_length.record(context, 20)
     monkeypatch.setattr(check, "_check_trackers", checked)  # which comes next
     with pytest.raises(InterruptedError):

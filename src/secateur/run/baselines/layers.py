@@ -77,8 +77,8 @@ class FewerLayers(Baseline):
         if not own.model_folder.is_dir():
             try:
                 _train(own, teacher, layers, plan)
-            except Diverged as error:
-                raise LeftOut(f"its training diverged: {error}") from error
+            except Diverged as diverged:
+                raise LeftOut(f"its training diverged: {diverged}") from diverged
         processes.on_main(partial(shutil.rmtree, folder / STAGE, ignore_errors=True))
         model = load_compact(own.model_folder)
         scored, error = context.data.scored_with_error(model)
