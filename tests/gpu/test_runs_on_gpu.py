@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 from interrupted_runs import InterruptAt, NoTraining
 from small_world import recipe_values, write_data, write_model
 from tiny_models import METHODS
@@ -49,11 +50,19 @@ def test_every_method_finishes_after_two_interrupts(name, values, teacher, tmp_p
     assert_finished(report, tmp_path / "run", own.target.density)
 
 
-def test_two_densities_come_from_one_pruning(values, tmp_path):
+def test_two_densities_come_from_one_pruning(values, device, tmp_path):
     """A teacher is trained first. A finished sweep trains nothing more."""
     own = recipe.make(values | {"target.density": (0.6, 0.3)})
     reports = sweep(own, tmp_path / "run")
     for density, report in zip((0.6, 0.3), reports, strict=True):
         assert_finished(report, tmp_path / "run" / str(density), density)
+        assert {one["protocol"]["device"] for one in report.latency} == {str(torch.empty(0, device=device).device)}
     again = sweep(own, tmp_path / "run", [NoTraining()])
     assert [report.scores for report in again] == [report.scores for report in reports]
+
+
+def test_a_speed_up_is_measured_on_the_device_of_its_table(values, teacher, tmp_path):
+    """The table is measured on the CPU when the run starts; the result has been scored on the GPU."""
+    own = {name: value for name, value in values.items() if name != "target.density"}
+    report = pipeline.run(recipe.make(own | {"teacher": teacher, "target.speedup": 1.2}), tmp_path / "run")
+    assert report.target["protocol"]["device"] == "cpu" and report.target["measured_ms"] > 0

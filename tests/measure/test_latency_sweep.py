@@ -1,5 +1,7 @@
 """Measuring a latency table: it predicts cut models, and its costs rise with the sizes even if the clock is noisy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from tiny_models import COMMON_UNITS, random_masks, tiny
 import secateur as sec
 from secateur.budget.latency import LatencyTable
 from secateur.budget.space import Space
-from secateur.measure.latency_sweep import measure_latency, target_reached
+from secateur.measure import latency_sweep
+from secateur.measure.latency_sweep import measure_again, measure_latency, target_reached
 from secateur.measure.measurement import Measurement
 from secateur.methods.magnitude import Magnitude
 from secateur.structure.plan import Plan
@@ -80,6 +83,17 @@ def test_the_target_is_recorded_as_asked_predicted_and_measured(model, table):
     assert (found["asked_speedup"], found["measured_ms"], found["measured_speedup"]) == (pytest.approx(1.25), 4.0, 2.5)
     assert found["unpruned_ms"] == {"predicted": table.dense_ms, "measured": 10.0}
     assert found["predicted_speedup"] == table.dense_ms / found["predicted_ms"]
+
+
+def test_a_target_is_measured_on_the_device_of_its_table(model, table, monkeypatch):
+    """Whether the models have been scored on a GPU or not."""
+    small = cut(model, Plan.of(Space(model, "ffn"), torch.ones(len(Space(model, "ffn")))))
+    found = []
+    monkeypatch.setattr(latency_sweep, "measure", lambda *models, **_: found.extend(str(one.device) for one in models))
+    measure_again(table, small, tiny("bert", dtype=torch.float32, **SIZES))
+    elsewhere = replace(table, protocol={**table.protocol, "device": "meta"})
+    measure_again(elsewhere, small, tiny("bert", dtype=torch.float32, **SIZES).to("meta"))
+    assert found == ["cpu", "cpu", "meta", "meta"]
 
 
 def test_the_public_table_measures(model):

@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertMod
 from secateur import load
 from secateur.budget.latency import LatencyTable
 from secateur.deploy.verify import verify
+from secateur.measure import evaluation
 from secateur.report.report import Report
 from secateur.report.report_text import footnotes, score_table, target_text
 from secateur.run import distillation, pipeline, recipe, teacher_scores
@@ -256,6 +257,19 @@ def test_relu_replaces_gelu_if_the_config_says_so(finished, values, tmp_path):
     small = load(tmp_path / "run" / "model")
     activations = {type(layer.intermediate.intermediate_act_fn) for layer in small.bert.encoder.layer}
     assert activations == {torch.nn.ReLU} and teacher.config.hidden_act == "gelu"
+
+
+def test_a_teacher_whose_scores_were_kept_is_timed_on_the_device_of_the_result(finished, values, monkeypatch):
+    """Nothing has moved it, while scoring has moved the result."""
+    folder, report = finished
+    wanted, places = recipe.make(values), []
+    context = Context(wanted, folder, RunData(wanted))
+    teacher, found = load_teacher(context.whole), evaluation.Scored(report.scores, [])
+    assert teacher.device.type == "cpu"
+    monkeypatch.setattr(measure, "grid", lambda *models, **_: places.extend(model.device for model in models) or [])
+    scored = measure.Scored(load(folder / "model").to("meta"), teacher, found, None, report.teacher_scores, None, None)
+    assert measure._measured(context, scored).latency == []
+    assert places == [torch.device("meta")] * 2
 
 
 @pytest.fixture(scope="module")

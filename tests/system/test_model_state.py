@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from small_world import write_model
 from torch import nn
 from transformers import BertModel
 
-from secateur.system.model_state import evaluating, frozen, in_own_memory
+from secateur.system.model_state import evaluating, frozen, in_own_memory, on_device
 
 MAPS = Path("/proc/self/maps")
 
@@ -31,6 +32,29 @@ def test_modes_and_gradients_are_restored(error):
         except (KeyboardInterrupt, RuntimeError):
             pass
         assert (modes(model), [parameter.requires_grad for parameter in model.parameters()]) == before
+
+
+class Moved(nn.Linear):
+    """Says where it was moved to, and stays on the CPU."""
+
+    def __init__(self):
+        super().__init__(1, 1)
+        self.places = []
+
+    def to(self, place):
+        self.places.append(str(place))
+        return self
+
+
+def test_a_model_is_moved_to_a_device_and_back():
+    models = Moved(), Moved()
+    with pytest.raises(KeyboardInterrupt), on_device(models, torch.device("cuda", 0)):
+        assert [model.places for model in models] == [["cuda:0"]] * 2
+        raise KeyboardInterrupt
+    assert [model.places for model in models] == [["cuda:0", "cpu"]] * 2
+    with on_device(models[:1]):
+        assert models[0].places == ["cuda:0", "cpu"]
+    assert models[0].places[-1] == "cpu" and len(models[0].places) == 3
 
 
 def test_a_frozen_model_has_no_gradients():

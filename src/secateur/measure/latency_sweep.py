@@ -30,6 +30,7 @@ from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
+from secateur.system.model_state import on_device
 
 FRACTIONS = {"heads": (4, 2, 1), "sharing": (4, 2, 1), "qk": (4, 2, 1), "vo": (4, 2, 1), "ffn": (16, 4, 2, 1)}
 OF_STREAM = (2, 1)
@@ -96,13 +97,15 @@ def measure_again(
 ) -> Measurement:
     """The latency of a model that was cut by this table, with the table's protocol, in turn with the dense model.
 
+    Both are measured on the device of the table, and then moved back to where they are.
+
     Args:
         repeats: of forward passes; a tenth of generations.
     """
     call: dict[str, Any] = dict(table.call)
-    if call.get("part") == GENERATION:
-        return measure(model, against, repeats=max(1, repeats // 10), warmup=1, **call)
-    return measure(model, against, repeats=repeats, **call)
+    call |= {"repeats": max(1, repeats // 10), "warmup": 1} if call.get("part") == GENERATION else {"repeats": repeats}
+    with on_device([model, against], torch.device(str(table.protocol["device"]))):
+        return measure(model, against, **call)
 
 
 def target_reached(record: Mapping[str, Any], measured: Measurement) -> dict[str, Any]:

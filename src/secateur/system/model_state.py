@@ -46,6 +46,24 @@ def device_of(model: nn.Module) -> torch.device:
     return next(devices, torch.device("cpu"))
 
 
+@contextmanager
+def on_device(models: Sequence[nn.Module], device: torch.device | None = None) -> Iterator[None]:
+    """Within the block every model is on a device; afterwards each is where it was, also if the block moves it.
+
+    Args:
+        device: None leaves each model where it is.
+    """
+    before = [device_of(model) for model in models]
+    try:
+        for model in models if device is not None else ():
+            model.to(device)
+        yield
+    finally:
+        for model, place in zip(models, before, strict=True):
+            if not without_weights(model):
+                model.to(place)
+
+
 def in_own_memory(model: nn.Module) -> None:
     """Copy the weights of a loaded model, in place.
 

@@ -12,6 +12,7 @@ from secateur.budget.space import Space
 from secateur.measure import evaluation
 from secateur.measure.bench import grid
 from secateur.measure.latency_sweep import measure_again, target_reached
+from secateur.measure.measurement import Measurement
 from secateur.measure.model_size import dense_parts, disk_bytes, parameter_count, shares_embeddings, stored_parts
 from secateur.report import run_page
 from secateur.report.model_card import card
@@ -29,6 +30,7 @@ from secateur.run.target import read_latency_table
 from secateur.structure.plan import Plan
 from secateur.system import processes
 from secateur.system.files import atomic_write
+from secateur.system.model_state import on_device
 from secateur.tasks.class_scores import ClassScore
 from secateur.tasks.task import Task
 
@@ -86,8 +88,8 @@ def _measured(context: Context, scored: Scored) -> Report:
     recipe, task, model, teacher = context.recipe, context.data.task, scored.model, scored.teacher
     dense = base_model(context)  # whose shape the plan fits; the teacher may have another one
     plan = Plan.load(context.model_folder / "plan.json", dense)
-    times = grid(model, teacher, recipe.measurement.shapes, repeats=recipe.measurement.repeats)
-    target, space = _target(context, model, dense, plan), Space(dense, *recipe.target.units)
+    times, target = _times(context, scored), _target(context, model, dense, plan)
+    space = Space(dense, *recipe.target.units)
     return Report(
         recipe=recipe.to_dict(),
         **_metrics(task),
@@ -116,6 +118,16 @@ def _versions(context: Context) -> dict[str, Any]:
     """Those of this attempt, and of earlier ones where they were others."""
     versions = FORMAT.read(context.folder / VERSIONS)
     return {"earlier_versions": versions.pop(EARLIER, []), "versions": versions}
+
+
+def _times(context: Context, scored: Scored) -> list[Measurement]:
+    """The times of the result beside its teacher, on the device where the result was scored.
+
+    The teacher is not there if its scores were kept from before.
+    """
+    measurement = context.recipe.measurement
+    with on_device([scored.teacher], scored.model.device):
+        return grid(scored.model, scored.teacher, measurement.shapes, repeats=measurement.repeats)
 
 
 def _metrics(task: Task) -> dict[str, Any]:
