@@ -18,11 +18,13 @@ from secateur.cli import app, export_work
 from secateur.deploy.seq2seq import agreement, folder
 from secateur.deploy.seq2seq.folder import export_seq2seq, file_of, open_seq2seq
 from secateur.deploy.seq2seq.graphs import CacheLayout, DecoderGraph, EncoderGraph
+from secateur.measure import evaluation
 from secateur.measure.export_times import generation_times
 from secateur.run.new_model import new_model
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.cut import cut
+from secateur.system import devices
 from secateur.system.errors import UserError
 from secateur.tasks.generation import generate
 from secateur.tasks.sequences import UNTRAINED
@@ -148,6 +150,25 @@ def test_verify_compares_a_folder_with_its_model_and_refuses_that_of_another(wor
     assert done.exit_code != 0 and "was made from other weights" in done.output
     done = secateur("verify", world / "small", "--exported", world / "data")
     assert done.exit_code != 0 and "expected a folder of secateur export with an encoder-decoder" in done.output
+
+
+def test_files_are_scored_on_the_cpu_beside_an_accelerator(world, exported, monkeypatch):
+    """Their model is scored on the accelerator."""
+    asked, real = [], evaluation.TrainingArguments
+    monkeypatch.setattr(devices, "accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(
+        evaluation,
+        "TrainingArguments",
+        lambda *args, **kwargs: asked.append(kwargs["use_cpu"]) or real(*args, **kwargs),
+    )
+    task = Translation.from_data(str(world / "data"), max_new_tokens=6)
+    opened, tokenizer = (
+        open_seq2seq(world / "served", "onnxruntime", "fp32"),
+        AutoTokenizer.from_pretrained(world / "small"),
+    )
+    found = evaluation.scores_beside_export(load(world / "small"), opened, task, tokenizer, 30)
+    assert found["exported"] == found["source"] == exported["files"][0]["scores"]["source"]
+    assert asked == [True, False]
 
 
 def test_what_cannot_be_written_is_refused_before_anything_is(world, tmp_path):

@@ -266,7 +266,7 @@ def test_a_teacher_whose_scores_were_kept_is_timed_on_the_device_of_the_result(f
     context = Context(wanted, folder, RunData(wanted))
     teacher, found = load_teacher(context.whole), evaluation.Scored(report.scores, [])
     assert teacher.device.type == "cpu"
-    monkeypatch.setattr(measure, "grid", lambda *models, **_: places.extend(model.device for model in models) or [])
+    monkeypatch.setattr(measure, "grid", lambda *given, **_: places.extend(model.device for model in given[:2]) or [])
     scored = measure.Scored(load(folder / "model").to("meta"), teacher, found, None, report.teacher_scores, None, None)
     assert measure._measured(context, scored).latency == []
     assert places == [torch.device("meta")] * 2

@@ -144,7 +144,7 @@ def predicted(
         args = TrainingArguments(
             folder,
             per_device_eval_batch_size=rows_of_batch(task, ordered),
-            use_cpu=devices.accelerator() is None,
+            use_cpu=devices.accelerator_for(model) is None,
             remove_unused_columns=False,
             label_names=list(task.label_names),
             disable_tqdm=True,

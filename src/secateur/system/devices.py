@@ -6,6 +6,7 @@ import logging
 from functools import cache
 
 import torch
+from torch import nn
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +18,11 @@ def accelerator() -> torch.device | None:
     """
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found if found is not None and _is_used(found.type) else None
+
+
+def accelerator_for(model: nn.Module) -> torch.device | None:
+    """The accelerator on which a model is scored; None also for one that says that it is `run_on_cpu`."""
+    return None if getattr(model, "run_on_cpu", False) else accelerator()
 
 
 def counts_in_float64(device: torch.device) -> bool:

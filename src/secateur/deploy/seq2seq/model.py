@@ -29,6 +29,8 @@ class ExportedSeq2Seq(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  
 
     config_class = PreTrainedConfig
     main_input_name = "input_ids"
+    run_on_cpu = True
+    """Its files take and give arrays in the memory of the CPU (`devices.accelerator_for`)."""
 
     def __init__(self, config: PreTrainedConfig, generation: GenerationConfig, encoder: Part, decoder: Part) -> None:
         """A model of two parts that are open.
