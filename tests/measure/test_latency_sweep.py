@@ -15,6 +15,7 @@ from secateur.budget.space import Space
 from secateur.measure import latency_sweep
 from secateur.measure.latency_sweep import measure_again, measure_latency, target_reached
 from secateur.measure.measurement import Measurement
+from secateur.measure.timing import thread_count
 from secateur.methods.magnitude import Magnitude
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
@@ -82,6 +83,7 @@ def test_the_target_is_recorded_as_asked_predicted_and_measured(model, table):
     found = target_reached(plan.latency, Measurement(4.0, (4.0, 4.0), 0, protocol, dense))
     assert (found["asked_speedup"], found["measured_ms"], found["measured_speedup"]) == (pytest.approx(1.25), 4.0, 2.5)
     assert found["unpruned_ms"] == {"predicted": table.dense_ms, "measured": 10.0}
+    assert (found["protocol"], found["table"]) == (protocol, table.protocol)
     assert found["predicted_speedup"] == table.dense_ms / found["predicted_ms"]
 
 
@@ -94,6 +96,16 @@ def test_a_target_is_measured_on_the_device_of_its_table(model, table, monkeypat
     elsewhere = replace(table, protocol={**table.protocol, "device": "meta"})
     measure_again(elsewhere, small, tiny("bert", dtype=torch.float32, **SIZES).to("meta"))
     assert found == ["cpu", "cpu", "meta", "meta"]
+
+
+@pytest.mark.parametrize(("asked", "threads"), [(None, 1), (3, 3)])
+def test_a_target_is_measured_with_the_threads_of_its_table(model, table, monkeypatch, asked, threads):
+    """Which are those of the process that measured it, if its call has none."""
+    assert table.call.get("threads") is None and table.protocol["threads"] == 1
+    own = replace(table, call={**table.call, "threads": asked})
+    monkeypatch.setattr(latency_sweep, "measure", lambda *models, **call: call["threads"])
+    with thread_count(2):
+        assert measure_again(own, model, model) == threads
 
 
 def test_the_public_table_measures(model):

@@ -5,13 +5,13 @@ import shutil
 from dataclasses import MISSING, fields, replace
 
 import pytest
-from made_up_run import REPORT, TARGET, logged, write_lines, write_run
+from made_up_run import PROTOCOL, REPORT, TARGET, logged, write_lines, write_run
 from page_reader import Reader
 from typer.testing import CliRunner
 
 from secateur.cli import app
 from secateur.report.report import Report
-from secateur.report.report_text import footnotes, score_table, target_text, to_markdown
+from secateur.report.report_text import footnotes, score_table, target_text, time_notes, to_markdown
 from secateur.report.run_log import RunLog, read
 from secateur.report.run_page import to_html, write
 from secateur.report.size_text import headline, outcome
@@ -107,6 +107,16 @@ def test_a_target_latency_is_shown_as_asked_predicted_and_measured(tmp_path):
     assert any(note.startswith("latency asked for") and "2 threads" in note for note in footnotes(report))
     report.save(tmp_path)
     assert Report.load(tmp_path) == report
+
+
+def test_the_conditions_of_a_table_that_was_measured_otherwise_are_noted():
+    same, *_ = time_notes(replace(REPORT, target=TARGET | {"table": PROTOCOL}))
+    assert same.endswith("and measured at the end: 2 threads, float32, torch eager, a CPU")
+    other, *_ = time_notes(replace(REPORT, target=TARGET | {"table": {**PROTOCOL, "threads": 1}}))
+    assert other == (
+        "latency asked for, and predicted from the run's latency table: 1 thread, float32, torch eager, a CPU; "
+        "measured at the end: 2 threads, float32, torch eager, a CPU"
+    )
 
 
 def test_a_size_asked_for_is_beside_the_one_reached():

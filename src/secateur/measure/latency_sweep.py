@@ -97,19 +97,24 @@ def measure_again(
 ) -> Measurement:
     """The latency of a model that was cut by this table, with the table's protocol, in turn with the dense model.
 
-    Both are measured on the device of the table, and then moved back to where they are.
+    Both are measured on the device of the table, also with its number of threads, and then moved back to where they
+    are.
 
     Args:
         repeats: of forward passes; a tenth of generations.
     """
-    call: dict[str, Any] = dict(table.call)
+    threads = table.call.get("threads") or table.protocol["threads"]  # a call may have left them to the process
+    call: dict[str, Any] = {**table.call, "threads": threads}
     call |= {"repeats": max(1, repeats // 10), "warmup": 1} if call.get("part") == GENERATION else {"repeats": repeats}
     with on_device([model, against], torch.device(str(table.protocol["device"]))):
         return measure(model, against, **call)
 
 
 def target_reached(record: Mapping[str, Any], measured: Measurement) -> dict[str, Any]:
-    """The latency asked for and predicted (`Plan.latency`) and the one measured, in ms and as speed-ups."""
+    """The latency asked for and predicted (`Plan.latency`) and the one measured, in ms and as speed-ups.
+
+    With them the `protocol` of what is measured, and that of the `table`.
+    """
     dense = record["unpruned_ms"]
     times: dict[str, Any] = {}
     for what in ("asked", "predicted"):
@@ -121,6 +126,7 @@ def target_reached(record: Mapping[str, Any], measured: Measurement) -> dict[str
         "measured_speedup": measured.speed_up,
         "unpruned_ms": {"predicted": dense, "measured": measured.against.latency_ms if measured.against else None},
         "protocol": dict(measured.protocol),
+        "table": dict(record["protocol"]),
     }
 
 

@@ -224,14 +224,22 @@ def time_notes(report: Report) -> list[str]:
     """Footnotes about latencies; none for a report without them."""
     notes = []
     if report.target is not None:
-        conditions = _conditions(report.target["protocol"])
-        notes.append(
-            f"latency asked for, predicted from the run's latency table, and measured at the end: {conditions}"
-        )
+        notes.append(_target_note(report.target))
     if report.latency:
         p = report.latency[0]["protocol"]
         notes.append(f"latency: median of {p['repeats']} forwards, {p['order']}, {_conditions(p)}")
     return notes
+
+
+def _target_note(target: Mapping[str, Any]) -> str:
+    """How a target was measured, and the run's latency table where that was measured otherwise."""
+    measured = _conditions(target["protocol"])
+    predicted = measured if target.get("table") is None else _conditions(target["table"])
+    if predicted == measured:
+        return f"latency asked for, predicted from the run's latency table, and measured at the end: {measured}"
+    return (
+        f"latency asked for, and predicted from the run's latency table: {predicted}; measured at the end: {measured}"
+    )
 
 
 def _peak_notes(memory: Mapping[str, Any]) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from transformers import PreTrainedModel
 
 from secateur.budget.budget import Budget
@@ -19,6 +21,7 @@ from secateur.budget.uniform import UniformParameters
 from secateur.budget.units import Units, check_count
 from secateur.measure.generation import TIMED, part_of
 from secateur.measure.latency_sweep import measure_latency
+from secateur.measure.timing import machine
 from secateur.methods import METHODS
 from secateur.methods.method import Method
 from secateur.methods.rounds import CoarseRound
@@ -37,10 +40,12 @@ from secateur.run.run_rounds import (
     with_all_layers,
 )
 from secateur.run.size_goal import size_goal_of
-from secateur.system import processes
+from secateur.system import devices, processes
 from secateur.system.errors import UserError
 from secateur.system.files import fingerprint
 from secateur.system.quantities import at_least, at_most, quantity
+
+log = logging.getLogger(__name__)
 
 TABLE = "latency.json"
 
@@ -62,17 +67,18 @@ def latency_table(context: Context, model: PreTrainedModel) -> LatencyTable | No
         model: before pruning.
 
     Raises:
-        UserError: the recipe's table cannot be read, or was measured at another shape.
+        UserError: the recipe's table cannot be read, or was measured at another shape, or on a device that is not
+            here.
     """
     recipe, target, kept = context.recipe, context.recipe.target, context.folder / TABLE
     if not target.is_time:
         return None
     if kept.is_file():
-        return LatencyTable.load(kept)
+        return _usable(LatencyTable.load(kept), kept)
     if target.latency_table is not None:
         return given_table(target)
     if context.shared is not None and (alike := _shared_file(context.shared, recipe)).is_file():
-        return LatencyTable.load(alike)
+        return _usable(LatencyTable.load(alike), alike)
     shape = target.shape or recipe.measurement.shapes[0]
     return processes.on_main(partial(measured_table, target, model, shape))
 
@@ -89,23 +95,56 @@ def _shared_file(folder: Path, recipe: Recipe) -> Path:
 
 
 def measured_by(recipe: Recipe) -> str:
-    """A fingerprint of what the table depends on that is measured for a recipe: the model, its units, the protocol."""
+    """A fingerprint of what the table depends on that is measured for a recipe in this process.
+
+    These are the model, its units, what is timed, the number of threads and the machine; models are opened on the CPU.
+    """
     target, vocabulary = recipe.target, recipe.to_dict()["vocabulary"]
     decides = [recipe.model, target.units, target.shape or recipe.measurement.shapes[0], target.timed, target.beams]
-    return fingerprint([json.dumps([*decides, target.embedding_rank, vocabulary], sort_keys=True)], 8)
+    decides += [target.embedding_rank, vocabulary, torch.get_num_threads(), machine(torch.device("cpu"))]
+    return fingerprint([json.dumps(decides, sort_keys=True)], 8)
 
 
 def given_table(target: TargetRecipe) -> LatencyTable:
-    """The latency table that a target names, which must be of the protocol that it asks for.
+    """The latency table that a target names, which must be of what the target times, at its shape.
 
     Raises:
-        UserError: the table cannot be read, or was measured by another protocol.
+        UserError: the table cannot be read, was measured at another shape or of something else, or on a device that is
+            not here.
     """
-    assert target.latency_table is not None
+    path = target.latency_table
+    assert path is not None
     batch, tokens = target.shape or (None, None)
     part = TIMED[target.timed] if target.timed else None
     beams = target.beams if target.beams > 1 or target.timed else None
-    return LatencyTable.load(target.latency_table, batch=batch, tokens=tokens, part=part, beams=beams)
+    return _usable(LatencyTable.load(path, batch=batch, tokens=tokens, part=part, beams=beams), path)
+
+
+def _usable(table: LatencyTable, path: Path | str) -> LatencyTable:
+    """A table on whose device the result can be measured; that it is of another machine is said once.
+
+    Raises:
+        UserError: this machine does not have the device.
+    """
+    device = str(table.protocol["device"])
+    if not devices.is_here(device):
+        raise UserError(
+            f"the latency table {path} was measured on {device}, which is not here: measure one on this machine with "
+            "`secateur latency`, or go on where it was measured"
+        )
+    theirs, own = str(table.protocol["machine"]), machine(torch.device(device))
+    if theirs != own:
+        _say_other_machine(str(path), theirs, own)
+    return table
+
+
+@cache
+def _say_other_machine(path: str, theirs: str, own: str) -> None:
+    log.warning(
+        "the latency table %s was measured on another machine (%s), and the result is measured on this one (%s): the "
+        "times asked for and predicted are those of the other",
+        path, theirs, own,
+    )  # fmt: skip
 
 
 def measured_table(target: TargetRecipe, model: PreTrainedModel, shape: tuple[int, int]) -> LatencyTable:

@@ -25,6 +25,18 @@ def accelerator_for(model: nn.Module) -> torch.device | None:
     return None if getattr(model, "run_on_cpu", False) else accelerator()
 
 
+def is_here(name: str) -> bool:
+    """Whether this machine has a device: the CPU, or an accelerator of that type and number."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        return False
+    if device.type == "cpu":
+        return True
+    own = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return own is not None and own.type == device.type and (device.index or 0) < torch.accelerator.device_count()
+
+
 def counts_in_float64(device: torch.device) -> bool:
     """Whether a device has float64; of CPUs and GPUs with CUDA, which have it, nothing is asked."""
     return device.type in ("cpu", "cuda") or _makes_float64(device.type)
