@@ -66,8 +66,8 @@ def cut_without_training(
     check_target(target)
     narrow = dense if vocabulary is None else cut_rows(dense, vocabulary)
     rank = _rank(target.embedding_rank, narrow, counts)
-    if target.size is not None and rank:
-        narrow = factorise(narrow, rank, counts)  # because a size is that of the factors
+    if rank and (target.size is not None or target.is_time):
+        narrow = factorise(narrow, rank, counts)  # because a size or a time is that of the factors
     table = _latency_table(narrow, target, method, calibration) if target.is_time else None
     fewer_pieces = "--vocabulary TEXTS" if vocabulary is None else None
     goal = None if target.size is None else size_goal(target, storage, narrow, fewer_pieces)
@@ -79,7 +79,7 @@ def cut_without_training(
         calibration.compensate(small, narrow, plan)
     if table is None:
         return small, None
-    return small, target_reached(plan.latency or {}, measure_again(table, small, dense))
+    return small, target_reached(plan.latency or {}, measure_again(table, small, narrow))
 
 
 def check_target(target: TargetRecipe) -> None:

@@ -20,7 +20,7 @@ from secateur.report.names import paths_in
 from secateur.report.report import Report
 from secateur.run import output_cache, ramp_scores, run_length, run_rounds, vocabulary_data
 from secateur.run.context import Context
-from secateur.run.models import base_model, load_compact, load_teacher, teacher_classes, teacher_scores
+from secateur.run.models import base_model, load_compact, load_teacher, shaped, teacher_classes, teacher_scores
 from secateur.run.records import FORMAT, VERIFIED, VERSIONS
 from secateur.run.run_data import training_fingerprint, tuning_score
 from secateur.run.run_folder import EARLIER
@@ -88,7 +88,7 @@ def _measured(context: Context, scored: Scored) -> Report:
     recipe, task, model, teacher = context.recipe, context.data.task, scored.model, scored.teacher
     dense = base_model(context)  # whose shape the plan fits; the teacher may have another one
     plan = Plan.load(context.model_folder / "plan.json", dense)
-    times, target = _times(context, scored), _target(context, model, dense, plan)
+    times, target = _times(context, scored), _target(context, model, plan)
     space = Space(dense, *recipe.target.units)
     return Report(
         recipe=recipe.to_dict(),
@@ -202,10 +202,14 @@ def _chosen(context: Context) -> dict[str, Any]:
     return chosen | {"length": run_length.reported(context), "outputs": output_cache.reported(context)}
 
 
-def _target(context: Context, model: PreTrainedModel, dense: PreTrainedModel, plan: Plan) -> dict[str, Any] | None:
-    """The time that was asked for and predicted, and the time that the result takes; None where no time was asked."""
+def _target(context: Context, model: PreTrainedModel, plan: Plan) -> dict[str, Any] | None:
+    """The time that was asked for and predicted, and the time that the result takes; None where no time was asked.
+
+    Speed-ups are over the student as the table is of it: before pruning, with the run's pieces and its factors.
+    """
     table = read_latency_table(context.folder)
     if table is None or plan.latency is None:
         return None
     repeats = context.recipe.measurement.repeats
-    return target_reached(plan.latency, measure_again(table, model, dense, repeats))
+    unpruned = shaped(context, base_model(context))
+    return target_reached(plan.latency, measure_again(table, model, unpruned, repeats))
