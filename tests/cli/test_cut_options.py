@@ -201,6 +201,30 @@ def test_rows_in_fp32_of_a_model_that_has_them_in_int8_are_refused(world, tmp_pa
     assert again.exit_code == 0, again.output
 
 
+@pytest.mark.parametrize("compact", [True, False])
+def test_weights_in_16_bits_stay_so_where_no_unit_is_pruned(world, tmp_path, compact):
+    pruned = ("--density", 0.5) if compact else ()
+    assert (
+        secateur("cut", world / "classifier", *pruned, "--store", "bf16", "--output", tmp_path / "half").exit_code == 0
+    )
+    sizes = {"half": (tmp_path / "half/model.safetensors").stat().st_size}
+    cuts = {"fewer": ("--vocabulary", world / "texts.txt"), "int8": ("--embedding-rows", "int8")}
+    cuts["fp32"] = (*cuts["fewer"], "--store", "fp32")
+    for name, words in cuts.items():
+        result = secateur("cut", tmp_path / "half", *words, "--output", tmp_path / name, "--json")
+        assert result.exit_code == 0, result.output
+        sizes[name] = (tmp_path / name / "model.safetensors").stat().st_size
+        if name != "int8":
+            facts, rows = json.loads(result.stdout)["vocabulary"], 2 * 16
+            stored = load_file(tmp_path / "half/model.safetensors").values()
+            assert facts["bytes_before"] == sum(tensor.nbytes for tensor in stored)
+            expected = facts["bytes_before"] - 2 * rows
+            assert facts["bytes_after"] == (expected if name == "fewer" else 2 * expected)
+    assert sizes["fewer"] < sizes["half"] < sizes["fp32"]
+    types = {name: tensor.dtype for name, tensor in load_file(tmp_path / "int8/model.safetensors").items()}
+    assert torch.int8 in types.values() and types["classifier.weight"] == torch.bfloat16
+
+
 def test_the_score_before_is_that_of_the_weights_before_they_are_rounded(world, tmp_path, monkeypatch):
     weights, seen = load_file(world / "classifier/model.safetensors"), []
     assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in weights.values())

@@ -36,7 +36,7 @@ from secateur.structure.plan_file import vocabulary_of
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery import checkpoint, compact
 from secateur.surgery.opening import open_model, open_tokenizer, tokenizer_if_any
-from secateur.surgery.storage import as_stored, stored_bytes
+from secateur.surgery.storage import as_stored, narrowest_type, stored_bytes
 from secateur.surgery.vocabulary.counting import coverage, text_counts
 from secateur.surgery.vocabulary.pruning import used_pieces
 from secateur.surgery.vocabulary.texts import read_texts
@@ -97,14 +97,15 @@ def cut_model(
         done = Cut(_thinner(whole, pieces, given, counted), pieces)
     else:
         done = _cut(whole, pieces, plan, given, rows, counted)
-    storage = make_group("storage", given)
+    came, storage = narrowest_type(whole), make_group("storage", given)
+    store = _store(given, came, all_units=all_units)
     scored_too = done.model is whole and rows is not None  # as it was, so that a copy is rounded
     own = copy.deepcopy(whole) if scored_too else done.model
-    done = done._replace(model=as_stored(own, dtype=storage.dtype, embeddings=storage.embeddings))
+    done = done._replace(model=as_stored(own, dtype=store, embeddings=storage.embeddings))
     before, tokenizer = tokenizer, _cut_tokenizer(tokenizer, done.pieces)
-    written: dict[str, Any] = {"tokenizer": tokenizer, "plan": _own_plan(whole, done), "store": storage.dtype}
+    written: dict[str, Any] = {"tokenizer": tokenizer, "plan": _own_plan(whole, done), "store": store}
     checkpoint.save(done.model, output, **written, replace=True)
-    facts = {} if done.pieces is None else _vocabulary_facts(whole, done, before, tokenizer, texts, storage.dtype)
+    facts = {} if done.pieces is None else _vocabulary_facts(whole, done, before, tokenizer, texts, (came, store))
     scored = None if rows is None else rows.scores(whole, done.model, done.pieces)
     _show(done, output, facts, scored, as_json)
 
@@ -251,6 +252,20 @@ def _counts(
     return text_counts(kept, texts, len(kept)) if kept is not None and texts else None
 
 
+def _store(given: dict[str, Any], came: str, *, all_units: bool) -> str:
+    """The type in which weights are written: the one that was asked for, or that they came in where none is computed.
+
+    Args:
+        came: of the weights before.
+        all_units: whether nothing is pruned, so that nothing is refitted either.
+    """
+    asked = make_group("storage", given).dtype
+    if "storage.dtype" in given or came == asked or not all_units or make_group("target", given).embedding_rank:
+        return str(asked)
+    log.info("the weights come in %s and are written so: --store fp32 writes them in fp32", came)
+    return came
+
+
 def _own_plan(whole: PreTrainedModel, done: Cut) -> dict[str, Any] | None:
     """The plan of an ordinary model of which only the vocabulary was cut; a compact one has its plan."""
     if done.pieces is None or isinstance(done.model, compact.Pruned):
@@ -265,11 +280,15 @@ def _vocabulary_facts(
     before: PreTrainedTokenizerBase | None,
     after: PreTrainedTokenizerBase | None,
     texts: Sequence[str],
-    store: str,
+    types: tuple[str, str],
 ) -> dict[str, Any]:
-    """What a cut vocabulary changes: pieces, bytes of weights, and how the texts are split."""
+    """What a cut vocabulary changes: pieces, bytes of weights, and how the texts are split.
+
+    Args:
+        types: of the weights before, as they came, and after.
+    """
     counts = {"size": whole.config.vocab_size, "kept": done.model.config.vocab_size}
-    sizes = [stored_bytes(model, dtype) for model, dtype in ((whole, "fp32"), (done.model, store))]
+    sizes = [stored_bytes(model, dtype) for model, dtype in zip((whole, done.model), types, strict=True)]
     facts: dict[str, Any] = {**counts, "bytes_before": sizes[0], "bytes_after": sizes[1]}
     if before is not None and after is not None and done.pieces is not None and texts:
         facts["coverage"] = coverage(before, after, done.pieces, texts).to_dict()
