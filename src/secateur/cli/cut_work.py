@@ -307,7 +307,7 @@ def _show(done: Cut, output: Path, facts: dict[str, Any], scored: dict[str, Any]
     if facts:
         show_vocabulary(facts)
     if done.target is not None:
-        show_table(("", "dense", "cut"), target_table(done.target))
+        show_table(("", "before pruning", "cut"), target_table(done.target))
     if scored is not None:
         values = [score_text(scored[name]) for name in ("before", "after")]
         show_table(("", "dense", "cut"), [(scored["metric"], *values)])
