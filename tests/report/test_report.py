@@ -15,6 +15,8 @@ from secateur.report.report_text import footnotes, score_table, target_text, tim
 from secateur.report.run_log import RunLog, read
 from secateur.report.run_page import to_html, write
 from secateur.report.size_text import headline, outcome
+from secateur.run.sweep import trial
+from secateur.run.sweep.objectives import values_of
 from secateur.system.errors import UserError
 
 SIZES = "Where the bytes of the weights are"
@@ -159,6 +161,20 @@ def test_the_outcome_has_the_range_of_speed_ups_and_the_score_where_nothing_was_
     assert outcome(replace(REPORT, latency=fast)) == "97.0% of the accuracy, 1.2x to 2.5x faster, 1.9x smaller"
     lost = replace(REPORT, latency=[], teacher_scores={"accuracy": 0.0}, scores={"accuracy": 0.0})
     assert outcome(lost).endswith("1.9x smaller") and "faster" not in outcome(lost)
+
+
+def test_a_run_to_a_time_leads_with_that_time_in_every_place():
+    """Not with the forwards of `measurement.shapes`, of which some may be of another shape, or none a generation."""
+    protocol = {**PROTOCOL, "batch": 8, "tokens": 16, "part": "generation, 2 beams"}
+    report = replace(REPORT, target=TARGET | {"protocol": protocol})
+    assert outcome(report) == "97.0% of the accuracy, 3.9x faster (8 x 16, generation, 2 beams), 1.9x smaller"
+    assert "; 20.02 -> 5.20 ms, 3.9x faster at 8 x 16, generation, 2 beams; accuracy" in headline(report)
+    assert "5.2 ms at 8 x 16, generation, 2 beams" in to_html(report, NOTHING)
+    assert values_of(report, ["speedup", "ms"]) == [3.85, 5.2]
+    assert values_of(REPORT, ["speedup", "ms"]) == [2.5, 2.0]
+    assert trial._numbers(report)["shape"] == "8 x 16, generation, 2 beams"
+    slower = TARGET | {"measured_speedup": 0.9}
+    assert "0.9x as fast (1 x 32), " in outcome(replace(REPORT, target=slower))
 
 
 def test_no_page_names_a_folder_of_this_machine(tmp_path):

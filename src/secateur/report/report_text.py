@@ -8,9 +8,9 @@ from typing import Any
 from secateur.report import baselines, classes_section, markdown, other_densities_section
 from secateur.report.names import shown
 from secateur.report.report import Report
-from secateur.report.size_text import headline, megabytes, parts_note, times_smaller
+from secateur.report.size_text import headline, megabytes, parts_note, shape, times_smaller
 from secateur.report.verdict import result_line, verdict
-from secateur.system.quantities import measured_dtype, quantity, timed_part
+from secateur.system.quantities import measured_dtype, quantity
 
 COLUMNS = ("layer", "heads", "qk", "vo", "ffn", "hidden")
 """Columns of the table of kept units, as `Reading.summary` names them."""
@@ -292,13 +292,6 @@ def _baselines(report: Report) -> list[str]:
         return []
     rows = markdown.table(*baselines.table(report)) if baselines.others(report) else []
     return ["", f"## {baselines.HEADING}", "", *rows, "", *(f"- {note}" for note in baselines.notes(report))]
-
-
-def shape(measured: Mapping[str, Any]) -> str:
-    """Batch x tokens of a measurement, and what was timed where it is not a whole forward, from its protocol."""
-    protocol = measured["protocol"]
-    part = f", {own}" if (own := timed_part(protocol)) else ""
-    return f"{protocol['batch']} x {protocol['tokens']}{part}"
 
 
 def score_text(score: float) -> str:

@@ -35,14 +35,13 @@ from secateur.report.report import Report
 from secateur.report.report_text import (
     score_notes,
     score_table,
-    shape,
     subject,
     time_notes,
     title,
     to_markdown,
 )
 from secateur.report.run_log import RunLog, read
-from secateur.report.size_text import largest_shape, megabytes, parts_note, size_change
+from secateur.report.size_text import leading_time, megabytes, parts_note, shape, size_change
 from secateur.report.verdict import result_line, verdict
 from secateur.system.errors import UserError
 from secateur.tasks.origin import rows_of
@@ -107,12 +106,8 @@ def _key_numbers(report: Report) -> list[tuple[str, str, str]]:
         ("density", f"{density['prunable']:.1%}", f"prunable; whole model {density['model']:.1%}"),
         ("weights", f"{megabytes(size)} MB", size_change(report.weight_bytes).replace("->", "→")),
     ]
-    if report.target is not None:
-        t = report.target
-        numbers.append(("speed", f"{t['measured_speedup']:.1f}x", f"{t['measured_ms']:.1f} ms at {shape(t)}"))
-    elif (largest := largest_shape(report)) is not None:
-        note = f"{largest['latency_ms']:.1f} ms at {shape(largest)}"
-        numbers.append(("speed", f"{largest['speed_up']:.1f}x", note))
+    if (time := leading_time(report)) is not None:
+        numbers.append(("speed", f"{time.speed_up:.1f}x", f"{time.ms:.1f} ms at {time.at}"))
     return numbers
 
 

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from secateur.report.report import Report
+from secateur.system.quantities import timed_part
 
 MEGABYTE = 1e6
+
+
+class Time(NamedTuple):
+    """The time that a report leads with.
+
+    Attributes:
+        before_ms: of the unpruned model where a time was asked for, else of the teacher.
+        at: batch x tokens, and what was timed where that is not a forward.
+    """
+
+    ms: float
+    before_ms: float
+    speed_up: float
+    at: str
 
 
 def megabytes(count: float, form: Callable[[float, str], str] = format) -> str:
@@ -23,8 +38,8 @@ def megabytes(count: float, form: Callable[[float, str], str] = format) -> str:
 def headline(report: Report) -> str:
     """Size, speed and score, before and after: "90.9 -> 5.6 MB, 16.2x smaller; 5.00 -> 2.00 ms, 2.5x faster ..."."""
     before, after = report.teacher_scores[report.metric], report.scores[report.metric]
-    speed = largest_shape(report)
-    parts = [size_change(report.weight_bytes), *([] if speed is None else [_speed_change(speed)])]
+    time = leading_time(report)
+    parts = [size_change(report.weight_bytes), *([] if time is None else [_speed_change(time)])]
     return "; ".join([*parts, f"{report.metric} {before:.4f} -> {after:.4f}"])
 
 
@@ -38,14 +53,16 @@ def outcome(report: Report) -> str:
 
 
 def _speed_ups(report: Report) -> list[str]:
-    """The smallest and the largest speed-up that was measured."""
-    found = sorted(one["speed_up"] for one in report.latency)
+    """The speed-up of what was asked for, or else the smallest and the largest that were measured."""
+    found, where = sorted(one["speed_up"] for one in report.latency), ""
+    if report.target is not None:
+        found, where = [report.target["measured_speedup"]], f" ({shape(report.target)})"
     if not found:
         return []
     texts = list(dict.fromkeys(f"{speed_up:.1f}x" for speed_up in (found[0], found[-1])))
     if found[-1] <= 1:
-        return [f"{' to '.join(texts)} as fast"]
-    return [f"{' to '.join(texts)} {'faster' if found[0] >= 1 else 'the speed'}"]
+        return [f"{' to '.join(texts)} as fast{where}"]
+    return [f"{' to '.join(texts)} {'faster' if found[0] >= 1 else 'the speed'}{where}"]
 
 
 def size_change(weight_bytes: Mapping[str, int]) -> str:
@@ -64,17 +81,27 @@ def factor(before: float, after: float, less: str, more: str) -> str:
     return f"{before / after:.1f}x {less}" if after <= before else f"{after / before:.1f}x {more}"
 
 
-def largest_shape(report: Report) -> Mapping[str, Any] | None:
-    """The measurement that a headline names: that of the largest shape; None if there is none."""
+def leading_time(report: Report) -> Time | None:
+    """The time of what was asked for, or else of the largest shape; None if none was measured."""
+    if (target := report.target) is not None:
+        return Time(target["measured_ms"], target["unpruned_ms"]["measured"], target["measured_speedup"], shape(target))
     sizes = [one["protocol"]["batch"] * one["protocol"]["tokens"] for one in report.latency]
-    return report.latency[sizes.index(max(sizes))] if sizes else None
+    if not sizes:
+        return None
+    one = report.latency[sizes.index(max(sizes))]
+    return Time(one["latency_ms"], one["against"]["latency_ms"], one["speed_up"], shape(one))
 
 
-def _speed_change(measured: Mapping[str, Any]) -> str:
-    before, after = measured["against"]["latency_ms"], measured["latency_ms"]
-    batch, tokens = measured["protocol"]["batch"], measured["protocol"]["tokens"]
-    change = factor(before, after, "faster", "slower")
-    return f"{before:.2f} -> {after:.2f} ms, {change} at {batch} x {tokens}"
+def shape(measured: Mapping[str, Any]) -> str:
+    """Batch x tokens of a measurement, and what was timed where it is not a whole forward, from its protocol."""
+    protocol = measured["protocol"]
+    part = f", {own}" if (own := timed_part(protocol)) else ""
+    return f"{protocol['batch']} x {protocol['tokens']}{part}"
+
+
+def _speed_change(time: Time) -> str:
+    change = factor(time.before_ms, time.ms, "faster", "slower")
+    return f"{time.before_ms:.2f} -> {time.ms:.2f} ms, {change} at {time.at}"
 
 
 def parts_note(report: Report) -> list[str]:

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from math import isfinite
 
 from secateur.report.report import Report
-from secateur.report.size_text import MEGABYTE, largest_shape
+from secateur.report.size_text import MEGABYTE, Time, leading_time
 from secateur.system.errors import UserError
 
 SCORE = "score"
@@ -21,7 +21,7 @@ class Objective:
     Attributes:
         less: whether less is better; None where the metric says it.
         of: the report of a run -> the number; None if the run did not measure it.
-        timed: whether it is of a shape that the run measures.
+        timed: whether it is of a time that the run measures.
     """
 
     less: bool | None
@@ -34,20 +34,20 @@ def tuned_score(report: Report) -> float:
     return report.scores[report.metric] if report.tuning is None else float(report.tuning[SCORE])
 
 
-def _measured(report: Report, name: str) -> float | None:
-    """A number of the largest shape that was measured."""
-    one = largest_shape(report)
-    return None if one is None else float(one[name])
+def _measured(report: Report, number: Callable[[Time], float]) -> float | None:
+    """A number of the time that the report leads with."""
+    time = leading_time(report)
+    return None if time is None else float(number(time))
 
 
 OBJECTIVES: Mapping[str, Objective] = {
     SCORE: Objective(None, tuned_score),
-    "speedup": Objective(False, lambda report: _measured(report, "speed_up"), timed=True),
-    "ms": Objective(True, lambda report: _measured(report, "latency_ms"), timed=True),
+    "speedup": Objective(False, lambda report: _measured(report, lambda time: time.speed_up), timed=True),
+    "ms": Objective(True, lambda report: _measured(report, lambda time: time.ms), timed=True),
     "mb": Objective(True, lambda report: report.weight_bytes["model"] / MEGABYTE),
     "parameters": Objective(True, lambda report: float(report.parameters["model"])),
 }
-"""Name -> objective. Times are those of the largest shape that the recipe measures."""
+"""Name -> objective. Times are those of the latency or speed-up that the recipe asks for, else of its largest shape."""
 
 
 def check_objective(name: str) -> None:

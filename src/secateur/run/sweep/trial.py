@@ -10,6 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 from secateur.report.report import Report
+from secateur.report.size_text import leading_time
 from secateur.run import pipeline
 from secateur.run.context import Context
 from secateur.run.recipe import Recipe
@@ -80,6 +81,7 @@ def run_trial(
 
 def _numbers(report: Report) -> dict[str, Any]:
     """What the page of a sweep shows of a run."""
+    time = leading_time(report)
     measured = {name: one.of(report) for name, one in OBJECTIVES.items() if name != "score"}
     return {
         "score": report.scores[report.metric],
@@ -89,4 +91,5 @@ def _numbers(report: Report) -> dict[str, Any]:
         "density": report.density["prunable"],
         "seconds": sum(report.seconds.values()),
         **measured,
+        **({} if time is None else {"shape": time.at}),
     }

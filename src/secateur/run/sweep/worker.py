@@ -14,6 +14,7 @@ from secateur.report.sweep import FAILED, FINISHED, RUNNING, STOPPED, SweepResul
 from secateur.report.sweep_text import value_text
 from secateur.run import begun_with
 from secateur.run.context import Context
+from secateur.run.recipe import Recipe
 from secateur.run.stages import teacher
 from secateur.run.sweep import folder as files
 from secateur.run.sweep.block import Sweep, described
@@ -112,8 +113,7 @@ class Worker:
     def result(self) -> SweepResult:
         """The trials so far."""
         recipe, task, trials = self.context.recipe, self.context.data.task, tuple(self.study.trials())
-        shapes, rows = recipe.measurement.shapes, recipe.data.tuning_rows
-        batch, tokens = max(shapes, key=lambda shape: shape[0] * shape[1], default=(0, 0))
+        rows = recipe.data.tuning_rows
         scored = f"{len(task.splits['validation']):,} {task.origin.rows}"
         return SweepResult(
             name=self.folder.resolve().name,
@@ -126,10 +126,17 @@ class Worker:
             sampler=self.sweep.block.sampler,
             combinations=_combinations(self.sweep),
             trials=trials,
-            shape=f"{batch} x {tokens}" if shapes else "",
+            shape=next((str(trial.result["shape"]) for trial in trials if "shape" in trial.result), _shape(recipe)),
             teacher=next((trial.result["teacher"] for trial in trials if "teacher" in trial.result), None),
             importance=self.study.importance(),
         )
+
+
+def _shape(recipe: Recipe) -> str:
+    """The largest of `measurement.shapes`, which trials that an earlier version has run are of."""
+    shapes = recipe.measurement.shapes
+    batch, tokens = max(shapes, key=lambda shape: shape[0] * shape[1], default=(0, 0))
+    return f"{batch} x {tokens}" if shapes else ""
 
 
 def _total(sweep: Sweep, trials: int | None) -> int:
