@@ -1,6 +1,7 @@
 """Publishing: one commit of exactly the files that load again elsewhere, or nothing; and the header of the card."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ from secateur.deploy.machine_paths import paths_in
 from secateur.deploy.publish import publish
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load, save
+from secateur.surgery.compact.integrity import listed_files
 from secateur.surgery.cut import cut
 from secateur.surgery.sentence.attach import head_of
 from secateur.system.errors import UserError
@@ -198,7 +200,16 @@ def test_onnx_files_of_the_same_model_are_added(run, small, tmp_path):
     beside = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "sentence_bert_config.json"}
     assert set(hub.files["main"]) == {*COMPACT, *beside, "onnx/model.onnx"}
     assert all(hub.files["main"][name] == (tmp_path / "own" / name).read_bytes() for name in beside)
-    load(hub.download(tmp_path / "downloaded"))
+    folder = hub.download(tmp_path / "downloaded")
+    load(folder)
+    sums = {listed.name: listed for listed in listed_files(folder)}
+    assert beside < sums.keys() and all(listed.is_right(folder) for listed in sums.values())
+    assert "onnx/model.onnx" not in sums
+    shutil.rmtree(folder / "onnx")
+    load(folder)
+    (folder / "sentence_bert_config.json").write_text("{}")
+    with pytest.raises((ValueError, UserError), match=r"sentence_bert_config\.json is not the file that was saved"):
+        load(folder)
     with pytest.raises(UserError, match="made from other weights"):
         publish(run, NAME, api=RecordedHub(), onnx=tmp_path / "other")
     with pytest.raises(UserError, match=r"run has no tokenizer\.json: give a folder that secateur export --layout hub"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -108,7 +108,7 @@ def upload_set(folder: Path, name: str, *, stated: Stated, onnx: Path | None, on
     text = _card(folder / CARD, model, stated, name if on_main else PLACEHOLDER)
     files: dict[str, Path | bytes] = {**found, **given, CARD: text.encode()}
     if compact.SUMS in found:
-        files[compact.SUMS] = _sums(found[compact.SUMS], {**given, CARD: text.encode()})
+        files[compact.SUMS] = _sums(found[compact.SUMS], {**given, CARD: text.encode()}, given)
     for place, content in files.items():
         if place != CARD and place.endswith(SUFFIXES):
             _check_paths(place, _bytes(content).decode("utf-8", errors="replace"))
@@ -209,13 +209,24 @@ def _check_sources(header: Mapping[str, Any]) -> None:
 # Checks of what goes up
 
 
-def _sums(path: Path, changed: Mapping[str, Path | bytes]) -> bytes:
-    """`SHA256SUMS` with the digests of the files that are published in place of those it lists."""
-    lines = []
+def _sums(path: Path, changed: Mapping[str, Path | bytes], added: Iterable[str]) -> bytes:
+    """`SHA256SUMS` with the digests of the files that are published in place of those it lists, and of new ones.
+
+    Args:
+        changed: path in the repository -> a file, or its content.
+        added: paths among these, which are listed too unless they are in a folder, as graphs are: without it a download
+            is whole to PyTorch, and a file that is listed must be there.
+    """
+    lines, listed = [], set()
     for line in path.read_text(encoding="utf-8").splitlines():
-        content = changed.get(line.partition("  ")[2])
-        lines.append(line if content is None else f"{hashlib.sha256(_bytes(content)).hexdigest()}{line[64:]}")
+        listed.add(name := line.partition("  ")[2])
+        lines.append(line if (content := changed.get(name)) is None else _sum(name, content))
+    lines += [_sum(name, changed[name]) for name in added if name not in listed and "/" not in name]
     return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _sum(name: str, content: Path | bytes) -> str:
+    return f"{hashlib.sha256(_bytes(content)).hexdigest()}  {name}"
 
 
 def _bytes(content: Path | bytes) -> bytes:
