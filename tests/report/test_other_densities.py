@@ -189,6 +189,13 @@ def test_bytes_of_the_layers_are_linear_in_the_density():
     assert layer_bytes(REPORT, 1.0) == pytest.approx(teacher) and layer_bytes(REPORT, 0.0499) == pytest.approx(model)
     middle = (1 + 0.0499) / 2
     assert layer_bytes(REPORT, middle) == pytest.approx((teacher + model) / 2)
+    smaller = {"units": 12, "layer_bytes": 9_000_000}
+    other = replace(REPORT, unpruned=smaller)  # than the teacher's
+    assert layer_bytes(other, 1.0) == pytest.approx(9_000_000) and layer_bytes(other, 0.0499) == pytest.approx(model)
+    unknown = REPORT.recipe | {"teacher": "larger", "distillation": {"start": "model"}}
+    assert layer_bytes(replace(REPORT, recipe=unknown), 0.4) is None
+    assert layer_bytes(replace(REPORT, recipe=unknown, unpruned=smaller), 1.0) == pytest.approx(9_000_000)
+    assert layer_bytes(replace(REPORT, recipe=unknown | {"distillation": {"start": "teacher"}}), 1.0) == teacher
     half = replace(REPORT, recipe=REPORT.recipe | {"storage": {"dtype": "fp16"}})
     assert layer_bytes(half, 1.0) == pytest.approx(teacher / 2)
     assert layer_bytes(replace(REPORT, bytes=None), 0.4) is None

@@ -30,6 +30,7 @@ def test_a_student_may_be_less_deep_than_its_teacher(tmp_path, rate):
         values |= {"training.decay": "stage", "training.recover_learning_rate": rate}
     report = pipeline.run(recipe.make(values), tmp_path / "run")
     assert len(report.structure) >= 2 and 0 < report.density["prunable"] <= values["target.density"]
+    assert 3 * report.unpruned["layer_bytes"] == 2 * report.bytes["teacher"]["layers"] > 0
     made, student = load(tmp_path / "run" / "model"), load_file(tmp_path / "student" / "model.safetensors")
     assert made.config.num_hidden_layers == 2
     frozen = {f"bert.{name}": weight for name, weight in student.items() if name.startswith("embeddings.")}

@@ -39,7 +39,7 @@ def notes(comparison: Comparison) -> list[str]:
         "recipes differ only in the seed, on the same training data, are one row: their mean (lowest-highest)",
         "*: on the Pareto front of score and this column, by the means shown: no other row is at least as good in both "
         "and better in one",
-        "density: weights and inner biases kept in the layers, over those of the dense teacher",
+        "density: weights and inner biases kept in the layers, over those of the run's model before pruning",
     ]
     return [*lines, *_noise_note(comparison), _speed_note(comparison), *comparison.remarks]
 

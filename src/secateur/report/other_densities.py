@@ -186,13 +186,26 @@ def _point(values: Any) -> Point:
 
 
 def layer_bytes(report: Report, density: float) -> float | None:
-    """Bytes of the layers at a density, linear between the run's own and the teacher's; None where they are not known.
+    """Bytes of the layers at a density, linear between the run's own and the unpruned ones; None if not known.
 
     The layers have prunable parameters in proportion to the density, and others in a constant number. Tiles that are
     removed may remain stored, so that of them nothing is said.
     """
     if report.bytes is None or "filled" in report.density:
         return None
-    whole = report.bytes["teacher"]["layers"] * NUMBER_BYTES[report.recipe.get("storage", {}).get("dtype", "fp32")] / 4
+    if (unpruned := _unpruned_layers(report)) is None:
+        return None
+    whole = unpruned * NUMBER_BYTES[report.recipe.get("storage", {}).get("dtype", "fp32")] / 4
     own, at = report.bytes["model"]["layers"], report.density["prunable"]
     return own + (whole - own) * (density - at) / (1 - at)
+
+
+def _unpruned_layers(report: Report) -> int | None:
+    """Bytes of the layers of the unpruned student in float32.
+
+    A report of before has those of the teacher alone, which are the student's if it started from it.
+    """
+    if (found := (report.unpruned or {}).get("layer_bytes")) is not None:
+        return found
+    of_another = report.recipe.get("distillation", {}).get("start") == "model" and report.recipe.get("teacher")
+    return None if report.bytes is None or of_another else report.bytes["teacher"]["layers"]

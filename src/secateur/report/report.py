@@ -57,8 +57,9 @@ class Report:
             a family without a table.
         shared_output: whether the output layer of the teacher shares its embeddings; None where `bytes` is, or in a
             report of before.
-        unpruned: of the model before pruning, the number of its `units`, and for a size that was asked for the `bytes`
-            of its file, stored as the result is; None in a report of before.
+        unpruned: of the model before pruning, the number of its `units`, the `layer_bytes` of its layers in float32 if
+            its family has a table, and for a size that was asked for the `bytes` of its file, stored as the result is;
+            None in a report of before.
         latency: one `measurement.Measurement` for each shape, the teacher's inside it under `against`.
         verified: largest absolute differences of the logits, masked to compact and compact to loaded.
         seconds: wall-clock time by stage, over all attempts; of `prune` and `recover` that of their training, with its

@@ -37,9 +37,9 @@ def score_models(names: Sequence[str], runs: Sequence[FinishedRun], source: str 
     if not names:
         return []
     task, max_length = _data_of(runs[0], source), runs[0].recipe["data.max_length"]
-    sizes = {run.report.parameters["teacher"] for run in runs}
-    prunable = _prunable(open_model(runs[0].folder)) if len(sizes) == 1 else None
-    return [_scored(name, task, max_length, None if prunable is None else prunable.total) for name in names]
+    before = {None if (found := _prunable(open_model(run.folder))) is None else found.total for run in runs}
+    whole = before.pop() if len(before) == 1 else None
+    return [_scored(name, task, max_length, whole) for name in names]
 
 
 def _data_of(run: FinishedRun, source: str | None) -> Task:
@@ -61,8 +61,8 @@ def _data_of(run: FinishedRun, source: str | None) -> Task:
     return task.with_reference(run.teacher) if isinstance(task, ComparedTask) else task
 
 
-def _scored(name: str, task: Task, max_length: int, prunable_of_teacher: int | None) -> ScoredModel:
-    """One model on the validation rows; its density is of the prunable parameters of the runs' teacher."""
+def _scored(name: str, task: Task, max_length: int, prunable_before: int | None) -> ScoredModel:
+    """One model on the validation rows; its density is of the prunable parameters of the runs' models before pruning."""
     model = open_model(name)
     task, tokenizer = fitted_to(task, model, name, asked=False)
     rows = encoded(task, "validation", tokenizer, max_length)
@@ -71,7 +71,7 @@ def _scored(name: str, task: Task, max_length: int, prunable_of_teacher: int | N
     return ScoredModel(
         place=name,
         score=computed[task.metric],
-        density=prunable.kept / prunable_of_teacher if prunable is not None and prunable_of_teacher else None,
+        density=prunable.kept / prunable_before if prunable is not None and prunable_before else None,
         parameters=parameter_count(model),
         bytes=disk_bytes(local_model_folder(name)) if compact else 4 * model.num_parameters(),
         standard_error=error,

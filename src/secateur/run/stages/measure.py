@@ -101,7 +101,7 @@ def _measured(context: Context, scored: Scored) -> Report:
         weight_bytes={"teacher": 4 * teacher.num_parameters(), "model": disk_bytes(context.model_folder)},
         bytes=_bytes_of_parts(context, scored),
         shared_output=shares_embeddings(teacher),
-        unpruned=_unpruned(space, plan),
+        unpruned=_unpruned(dense, space, plan),
         paths=paths_in(recipe.to_dict()),
         latency=[measurement.to_dict() for measurement in times],
         verified=FORMAT.read(context.folder / VERIFIED),
@@ -186,10 +186,14 @@ def _bytes_of_parts(context: Context, scored: Scored) -> dict[str, dict[str, int
     return None if teacher is None or model is None else {"teacher": teacher, "model": model}
 
 
-def _unpruned(space: Space, plan: Plan) -> dict[str, int]:
-    """What there is of what a recipe may ask for: all units, and for a size the bytes of the unpruned model."""
-    size = {} if plan.size is None else plan.size
-    return {"units": len(space)} | ({"bytes": size["unpruned_bytes"]} if "unpruned_bytes" in size else {})
+def _unpruned(dense: PreTrainedModel, space: Space, plan: Plan) -> dict[str, int]:
+    """What there is of what a recipe may ask for: all units, and for a size the bytes of the unpruned model.
+
+    With them the bytes of its layers in float32, where the teacher may have others.
+    """
+    size, parts = {} if plan.size is None else plan.size, dense_parts(dense)
+    layers = {} if parts is None else {"layer_bytes": parts["layers"]}
+    return {"units": len(space)} | layers | ({"bytes": size["unpruned_bytes"]} if "unpruned_bytes" in size else {})
 
 
 def _chosen(context: Context) -> dict[str, Any]:
