@@ -904,6 +904,7 @@ def test_compare_refuses_what_does_not_compare(secateur, world, tmp_path, monkey
 
 def test_sensitivity_scores_every_group(secateur, world, tmp_path):
     words = ("--data", world / "data.csv", "--rows", 8, "--densities", "0.5,0.25", "--max-length", 24)
+    (tmp_path / "pages" / "sensitivity.md").mkdir(parents=True)  # which is not written
     result = secateur("sensitivity", world / "classifier", *words, "--output", tmp_path / "pages", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)

@@ -56,8 +56,11 @@ def test_a_bare_encoder_is_scored_exported_and_cut_with_the_pooling_that_is_name
     assert (tmp_path / "cut" / "1_Pooling" / "config.json").is_file()
     again = values_of("eval", tmp_path / "cut", *options)["scores"]
     assert again == values_of("eval", tmp_path / "cut", *options, "--pooling", "mean")["scores"]
-    shown = secateur("eval", tmp_path / "cut", *options)
-    assert f"evaluation rows of {world / 'pairs.csv'}" in " ".join(shown.stdout.split())
+    for command in ("eval", "verify"):
+        shown = secateur(command, tmp_path / "cut", *options)
+        assert f"evaluation rows of {world / 'pairs.csv'}" in " ".join(shown.stdout.split())
+    shown = secateur("verify", world / "encoder", "--exported", tmp_path / "m.onnx", *options, "--pooling", "mean")
+    assert " ".join(shown.stdout.split()).count(f"evaluation rows of {world / 'pairs.csv'}") == 2
     refused = secateur("eval", tmp_path / "cut", *options, "--pooling", "cls")
     assert refused.exit_code == 2 and "has a pooling of its own, mean: leave out --pooling" in refused.stderr
 

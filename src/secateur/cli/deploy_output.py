@@ -122,4 +122,5 @@ def show_scores(scores: Mapping[str, Any], name: str = "exported") -> None:
     exported = scores["exported"]
     both = [(name, score_text(score), score_text(exported[name])) for name, score in scores["source"].items()]
     show_table(("", "source", name), both)
-    show_lines(f"on {scores['rows']:,} {rows_of(scores['split'])}, {scores['batch']} to a batch")
+    rows = f"{scores['rows']:,} {rows_of(scores['split'])} of {scores['data']}"
+    show_lines(f"on {rows}, {scores['batch']} to a batch")

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from secateur.budget.amounts import batch_and_tokens
 from secateur.cli.benchmark_output import show_latencies, show_results
 from secateur.cli.deploy_output import show_agreements, show_scores, show_verification
-from secateur.cli.given_data import OpenedData, data_if_known, refuse_existing
+from secateur.cli.given_data import OpenedData, data_if_known, refuse_existing, scored_source
 from secateur.cli.options import SHAPES
 from secateur.cli.output import show_json, show_lines
 from secateur.cli.recipe_options import names_of
@@ -157,7 +157,7 @@ def verify_model(
     if as_json:
         show_json(values)
     else:
-        inputs = "random inputs" if data is None else f"{data[1].origin.rows} of {data[0].source}"
+        inputs = "random inputs" if data is None else f"{data[1].origin.rows} of {scored_source(*data)}"
         show_verification(verification, inputs, dense)
         if "scores" in values:
             show_scores(values["scores"])

@@ -78,6 +78,11 @@ def _labelled_as_in_run(task: Task, model: str) -> Task:
         return task
 
 
+def scored_source(data: DataRecipe, task: Task) -> str:
+    """Where the rows come from that a task is scored on: its own evaluation, if it has one, or else the data."""
+    return data.evaluation if data.evaluation and task.evaluation_is_data else data.source
+
+
 def data_if_known(given: Mapping[str, Any], model: str, rows: int | None = None) -> OpenedData | None:
     """As `opened_data`, or None where no data is given and the run of the model tells none that can be read here.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from secateur.cli.given_data import opened_data, refuse_taken
+from secateur.cli.given_data import opened_data, refuse_taken, scored_source
 from secateur.cli.model_output import show_inspection, show_names
 from secateur.cli.output import show_json, show_lines, show_table
 from secateur.deploy.export import opened
@@ -121,5 +121,4 @@ def evaluate(*, folder: str, given: dict[str, Any], as_json: bool) -> None:
         show_json({"metric": task.metric, "scores": computed, "rows": rows, "split": origin.scored})
     else:
         show_table(("", "score"), [(name, score_text(score)) for name, score in computed.items()])
-        source = data.evaluation if data.evaluation and task.evaluation_is_data else data.source
-        show_lines(f"on {rows:,} {origin.rows} of {source}")
+        show_lines(f"on {rows:,} {origin.rows} of {scored_source(data, task)}")

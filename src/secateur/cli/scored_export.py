@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.cli.given_data import OpenedData
+from secateur.cli.given_data import OpenedData, scored_source
 from secateur.deploy.export import opened
 from secateur.deploy.runtime import Runner
 from secateur.deploy.seq2seq.model import ExportedSeq2Seq
@@ -60,4 +60,5 @@ def scores_of(
     if data is None:
         return {}
     recipe, task = data
-    return {"scores": scores_beside_export(model, exported, task, open_tokenizer(folder), recipe.max_length)}
+    found = scores_beside_export(model, exported, task, open_tokenizer(folder), recipe.max_length)
+    return {"scores": {**found, "data": scored_source(recipe, task)}}

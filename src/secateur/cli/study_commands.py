@@ -15,6 +15,10 @@ Pages = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder for the page, the text and the JSON.", show_default="none")
 ]
 
+PageAndJson = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Folder for the page and the JSON.", show_default="none")
+]
+
 
 @done_by("study_work")
 def report_run(
@@ -76,7 +80,7 @@ def study_sensitivity(
     ] = "gradient",
     rows: Annotated[int, typer.Option(help="Rows to score on, and as many to choose units on.", min=1)] = 256,
     split: Annotated[str, typer.Option(help="Rows to score on: train or validation.")] = "train",
-    output: Pages = None,
+    output: PageAndJson = None,
     as_json: Json = False,
 ) -> None:
     """Score a model with one group at a time cut.

@@ -30,8 +30,8 @@ from secateur.system.files import refuse_unwritable_file
 
 FORMAT = FileFormat()
 """Of the JSON beside a page."""
-SUFFIXES = ("html", "md", "json")
-"""Of a page, its text and its values."""
+PAGE, TEXT, VALUES = "html", "md", "json"
+"""Suffixes of what is written to a folder."""
 REPEATS = 20
 """Forwards per latency of a comparison, by default."""
 
@@ -67,7 +67,7 @@ def compare_runs(
     finished = read(runs)
     if measure:
         check_measurable(finished, against or [], shapes)
-    _make_folder(output, "compare")
+    _make_folder(output, "compare", PAGE, TEXT, VALUES)
     others = score_models(against or [], finished, data)
     if baselines:
         with watching() as watch:
@@ -76,7 +76,7 @@ def compare_runs(
     times = measure_models(finished, others, shapes, **how) if measure else None
     comparison = compare(finished, others, times, baselines=baselines)
     values = comparison_text.to_dict(comparison)
-    pages = {"html": comparison_page.to_html(comparison), "md": comparison_text.to_markdown(comparison)}
+    pages = {PAGE: comparison_page.to_html(comparison), TEXT: comparison_text.to_markdown(comparison)}
     _write_pages(output, "compare", values, pages)
     if as_json:
         show_json(values)
@@ -101,7 +101,7 @@ def study_sensitivity(
     data, read = opened_data({**given, "data.rows": 2 * rows}, model)
     dense, kept = open_model(model), list(fractions(densities))
     task, tokenizer = fitted_to(read, dense, model, own_reference=True)
-    _make_folder(output, "sensitivity")
+    _make_folder(output, "sensitivity", PAGE, VALUES)
     result = sensitivity(
         dense,
         task,
@@ -115,7 +115,7 @@ def study_sensitivity(
         seed=given.get("seed", 0),
     )
     name = Path(model).name
-    _write_pages(output, "sensitivity", result.to_dict(), {"html": sensitivity_page.to_html(result, name)})
+    _write_pages(output, "sensitivity", result.to_dict(), {PAGE: sensitivity_page.to_html(result, name)})
     if as_json:
         show_json(result.to_dict())
     else:
@@ -123,8 +123,11 @@ def study_sensitivity(
         _show_page(output, "sensitivity")
 
 
-def _make_folder(folder: Path | None, name: str) -> None:
+def _make_folder(folder: Path | None, name: str, *suffixes: str) -> None:
     """Make the folder of the pages, if they are wanted, before anything that takes long; it may exist.
+
+    Args:
+        suffixes: of the files of that name that will be written.
 
     Raises:
         UserError: it cannot be written.
@@ -132,7 +135,7 @@ def _make_folder(folder: Path | None, name: str) -> None:
     if folder is not None:
         with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        for suffix in SUFFIXES:
+        for suffix in suffixes:
             refuse_unwritable_file(folder / f"{name}.{suffix}")
 
 
@@ -143,7 +146,7 @@ def _write_pages(folder: Path | None, name: str, values: Mapping[str, Any], page
     with _writing(folder):
         for suffix, text in pages.items():
             (folder / f"{name}.{suffix}").write_text(text, encoding="utf-8", errors="replace")
-        FORMAT.write(folder / f"{name}.json", values)
+        FORMAT.write(folder / f"{name}.{VALUES}", values)
 
 
 @contextmanager

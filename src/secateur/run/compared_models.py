@@ -62,7 +62,7 @@ def _data_of(run: FinishedRun, source: str | None) -> Task:
 
 
 def _scored(name: str, task: Task, max_length: int, prunable_before: int | None) -> ScoredModel:
-    """One model on the validation rows; its density is of the prunable parameters of the runs' models before pruning."""
+    """One model on the validation rows; its density is of the prunable parameters that runs begin with."""
     model = open_model(name)
     task, tokenizer = fitted_to(task, model, name, asked=False)
     rows = encoded(task, "validation", tokenizer, max_length)
