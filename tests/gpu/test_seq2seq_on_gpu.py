@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from secateur.cli import app, export_work
 from secateur.measure.export_times import generation_times
 from secateur.run.new_model import new_model
+from secateur.tasks.sequences import UNTRAINED
 from secateur.tasks.translation import Translation
 
 pytest.importorskip("onnx")
@@ -20,6 +21,10 @@ def test_files_are_scored_beside_their_model_by_export_and_verify(device, tmp_pa
     (tmp_path / "data").mkdir()
     task = Translation.from_data(write_splits(tmp_path / "data"))
     new_model(task, tmp_path / "model", architecture="marian", **SIZES)
+    config = tmp_path / "model" / "config.json"
+    values = json.loads(config.read_text())
+    del values[UNTRAINED]  # as a training does
+    config.write_text(json.dumps(values))
     monkeypatch.setattr(export_work, "generation_times", partial(generation_times, repeats=1))
     data = (
         "--task",
