@@ -155,12 +155,13 @@ def test_verify_compares_a_folder_with_its_model_and_refuses_that_of_another(wor
 def test_files_are_scored_on_the_cpu_beside_an_accelerator(world, exported, monkeypatch):
     """Their model is scored on the accelerator."""
     asked, real = [], evaluation.TrainingArguments
+
+    def recorded(*args, use_cpu, **kwargs):
+        asked.append(use_cpu)
+        return real(*args, use_cpu=True, **kwargs)
+
     monkeypatch.setattr(devices, "accelerator", lambda: torch.device("cuda"))
-    monkeypatch.setattr(
-        evaluation,
-        "TrainingArguments",
-        lambda *args, **kwargs: asked.append(kwargs["use_cpu"]) or real(*args, **kwargs),
-    )
+    monkeypatch.setattr(evaluation, "TrainingArguments", recorded)
     task = Translation.from_data(str(world / "data"), max_new_tokens=6)
     opened, tokenizer = (
         open_seq2seq(world / "served", "onnxruntime", "fp32"),
