@@ -123,7 +123,7 @@ class PruningTrainer(EvaluatingTrainer):
         args, generates = kwargs.get("args"), generate is not None
         check_arguments(args, pruning=method is not None, select=select, average=average, generates=generates)
         self.method, self.teacher, self.generate = method, checks.in_float32(teacher, "teacher"), generate
-        self.objective = checks.terms_of(objective)
+        self.objective: list[Term] = checks.terms_of(objective)
         self.terms, self.term_averages = nn.ModuleList(self.objective), TermAverages()
         self.window, self.decay, self.restarts = (begin, end), decay or (begin, end), tuple(restarts)
         self.earlier_moments, self.rows_seen, own = moments or {}, rows_seen, [StepCallback(self), *(callbacks or ())]

@@ -16,7 +16,7 @@ import torch
 from accelerate.data_loader import BatchSamplerShard, DataLoaderShard, SeedableRandomSampler
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import PreTrainedModel
 
@@ -75,7 +75,7 @@ class HookedTrainer(OrderedTrainer, ShardingTrainer):
         """Called once an optimizer step with the norm `()` of the model's gradient before clipping."""
 
     @abstractmethod
-    def new_schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
+    def new_schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
         """The schedule of the learning rates of a training of this many optimizer steps, where none was passed in."""
 
     def finished(self) -> bool:
