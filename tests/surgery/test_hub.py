@@ -187,10 +187,8 @@ def test_a_copy_of_a_model_of_the_hub_refers_to_the_code_in_its_own_folder(small
     config = copy.deepcopy(small.config)
     config.auto_map = {auto: f"{NAME}--{name}" for auto, name in own.items()}
     assert auto_map(small.stock, config) == own == auto_map(small.stock, small.config)
-    assert own == {
-        "AutoModel": "modeling_secateur.PrunedBertModel",
-        "AutoModelForSequenceClassification": "modeling_secateur.PrunedBertForSequenceClassification",
-    }
+    assert own["AutoModelForSequenceClassification"] == "modeling_secateur.PrunedBertForSequenceClassification"
+    assert {name.partition(".")[0] for name in own.values()} == {"modeling_secateur"}
 
 
 @pytest.mark.parametrize("on_hub", [True, False])
