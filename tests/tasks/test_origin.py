@@ -3,12 +3,13 @@
 import json
 
 import pytest
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from small_world import write_model
 
 from secateur.system.errors import UserError
 from secateur.tasks.classification import Classification
 from secateur.tasks.embedding import SentenceEmbedding
+from secateur.tasks.guesses import holds_words
 from secateur.tasks.images import Images
 from secateur.tasks.language import Language
 from secateur.tasks.multilabel import MultiLabel
@@ -216,3 +217,19 @@ def test_questions_name_the_columns_of_the_data(tmp_path):
     task = Questions.from_data(write(tmp_path, "rows", *rows))
     assert task.origin.guesses == ("questions and contexts from question, context, not passage (--text)",)
     assert task.described() == {"columns": "question, context, answer"}
+
+
+@pytest.mark.parametrize(
+    ("texts", "several"),
+    [
+        (["good", "bad"], False),
+        (["a fine film", "bad"], True),
+        (["正面", "负面"], False),
+        (["这部电影非常好看", "正面"], True),
+        (["とても面白い映画でした"], True),
+        (["หนังเรื่องนี้สนุกมาก"], True),
+        (["хорошо", None], False),
+    ],
+)
+def test_a_column_of_sentences_is_known_in_scripts_without_spaces_too(texts, several):
+    assert holds_words(Dataset.from_dict({"said": texts}), "said") == several

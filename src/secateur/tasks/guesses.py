@@ -7,9 +7,12 @@ from collections.abc import Collection, Sequence
 from datasets import Dataset
 
 from secateur.tasks.columns import holds_text, listed, usual_columns
+from secateur.tasks.scripts_of_texts import UNSEGMENTED, script_of
 
 SAMPLE = 100
 """Rows that are looked at to find out whether a column holds texts of several words."""
+LETTERS_OF_A_WORD = 6
+"""Letters of a script without spaces between words, at most, that are taken for one word."""
 
 
 def guess(what: str, taken: Sequence[str], others: Sequence[str], options: str) -> tuple[str, ...]:
@@ -71,8 +74,12 @@ def guessed_texts(
 
 
 def holds_words(split: Dataset, column: str) -> bool:
-    """Whether a column holds a text of several words in the first rows."""
+    """Whether a column holds a text of several words in the first rows, in a script with spaces or without."""
     if not holds_text(split, column):
         return False
     values = split.select_columns([column])[:SAMPLE][column]
-    return any(len((value or "").split()) > 1 for value in values)
+    return any(_has_words(value or "") for value in values)
+
+
+def _has_words(text: str) -> bool:
+    return len(text.split()) > 1 or sum(script_of(letter) in UNSEGMENTED for letter in text) > LETTERS_OF_A_WORD
