@@ -308,8 +308,8 @@ CASES = {
         {"d.jsonl": lines(asked(answers=[{"text": ["fine"], "answer_start": [2**70]}] * 20))},
         said="cannot be read",
     ),
-    "an answer starts at a number with a point": Case(
-        QUESTIONS, {"d.jsonl": lines(asked(answers=[{"text": ["fine"], "answer_start": [2.0]}] * 20))}, said="for each"
+    "an answer starts within a character": Case(
+        QUESTIONS, {"d.jsonl": lines(asked(answers=[{"text": ["fine"], "answer_start": [2.5]}] * 20))}, said="fraction"
     ),
     "answers without a place": Case(QUESTIONS, {"d.jsonl": lines(asked(answers=["fine"] * 20))}, said="for each"),
     "no answers at all": Case(QUESTIONS, {"d.jsonl": lines(asked(answers=[None] * 20))}, said="has an answer"),

@@ -145,7 +145,7 @@ OBSERVING = [name for name in METHODS if methods.METHODS.get(name).observe is no
 def test_a_gradient_that_is_not_finite_says_nothing(name, bad):
     """For who calls `observe`: a training and a cut end there."""
     kind = methods.METHODS.get(name)
-    method = kind(Space(tiny("bert"), *kind.defaults.get("target.units", ("ffn",))), kind.schedule(0.5, 0.2, 0.8))
+    method = kind(Space(tiny("bert"), *kind.defaults.get("target.units", ("ffn",))), kind.schedule(0.9, 0.2, 0.8))
     gradient = method.space.ones()
     method.observe(gradient)
     (before,) = (

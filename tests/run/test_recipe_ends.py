@@ -236,6 +236,7 @@ def loaded_table(context):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(target, "measured_table", lambda *_: None)
         patch.setattr(target, "LatencyTable", table)
+        patch.setattr(target, "_usable", lambda table, path: table)
         return latency_table(context, SimpleNamespace())
 
 
@@ -284,7 +285,9 @@ def called(*arguments, **named):
 
 def timed(context):
     """The shapes whose latencies are measured, and how often."""
-    scored = SimpleNamespace(model=None, teacher=None)
+    model = torch.nn.Linear(1, 1)
+    model.device = torch.device("cpu")
+    scored = SimpleNamespace(model=model, teacher=model)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Called) as call:
         patch.setattr(measure, "base_model", lambda context: None)
         patch.setattr(measure, "Plan", SimpleNamespace(load=lambda *_: None))

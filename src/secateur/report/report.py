@@ -115,7 +115,8 @@ class Report:
             (`names.paths_in`); None in a report of before.
         asked: how the model is asked as the data are (`Predictor.told`): `pairs` of texts, or options of a prediction
             that no recipe has.
-        earlier_versions: as `versions`, of earlier attempts where an attempt had others than the one before.
+        earlier_versions: as `versions`, of earlier attempts where an attempt had others than the one before; None where
+            none had.
     """
 
     recipe: Mapping[str, Any]
@@ -157,7 +158,7 @@ class Report:
     shared_output: bool | None = None
     unpruned: Mapping[str, int] | None = None
     paths: Sequence[str] | None = None
-    earlier_versions: Sequence[Mapping[str, str]] = ()
+    earlier_versions: Sequence[Mapping[str, str]] | None = None
 
     @property
     def metric_of_training_rows(self) -> str:
@@ -181,7 +182,7 @@ class Report:
         return {name: self._version_in_words(name, version) for name, version in self.versions.items()}
 
     def _version_in_words(self, name: str, version: str) -> str:
-        others = dict.fromkeys(one[name] for one in self.earlier_versions if one.get(name, version) != version)
+        others = dict.fromkeys(one[name] for one in self.earlier_versions or () if one.get(name, version) != version)
         return f"{version} (in earlier attempts {', '.join(others)})" if others else version
 
     def to_dict(self) -> dict[str, Any]:

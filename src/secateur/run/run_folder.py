@@ -115,7 +115,7 @@ def claim(folder: Path, recipe: Recipe) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        record_versions(folder)
+        FORMAT.write(folder / VERSIONS, versions())  # in place of what a kill may have left of them
         atomic_write(path, recipe.to_yaml())
     except OSError as error:
         raise _not_writable(folder, error) from error

@@ -34,7 +34,7 @@ def with_fields(split: Dataset) -> Dataset:
     """The split with a column for each field of a record, such as data.text; a list of records stays one column."""
     if not any(isinstance(feature, dict) for feature in split.features.values()):
         return split
-    return split.flatten()
+    return split.with_format(None).flatten()  # the columns of a format would hide the new ones
 
 
 def usual_columns(columns: Sequence[str], usual: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:

@@ -117,7 +117,7 @@ def _measured(context: Context, scored: Scored) -> Report:
 def _versions(context: Context) -> dict[str, Any]:
     """Those of this attempt, and of earlier ones where they were others."""
     versions = FORMAT.read(context.folder / VERSIONS)
-    return {"earlier_versions": versions.pop(EARLIER, []), "versions": versions}
+    return {"earlier_versions": versions.pop(EARLIER, None), "versions": versions}
 
 
 def _times(context: Context, scored: Scored) -> list[Measurement]:
