@@ -70,6 +70,7 @@ def test_baselines_count_before_all_of_them_have_ended(values, tmp_path, monkeyp
         if name == "second":
             raise KeyboardInterrupt
         (recorded,) = (one for one in context.callbacks if isinstance(one, Recorded))
+        assert type(recorded) is not Recorded  # which each training adds: Trainer warns of two of one class
         recorded.on_log(None, None, None)  # of a training
         seconds.append(context.accounting.seconds().get("baselines"))
         return []

@@ -60,6 +60,13 @@ class Recorded(TrainerCallback):
             self.stopwatch.record()
 
 
+class RecordedAround(Recorded):
+    """As `Recorded`, for a stage of several trainings, each of which has a record of its own beside it.
+
+    It is a class of its own because Trainer warns of two callbacks of one class.
+    """
+
+
 class KeptUnitsFile(TrainerCallback):
     """Appends to `pruned.jsonl` how many units of each group are kept, once for each step at which training logs."""
 

@@ -12,7 +12,7 @@ from transformers.integrations import TensorBoardCallback
 
 from secateur.measure.evaluation import in_order
 from secateur.run.accounting import Stopwatch
-from secateur.run.callbacks import LogFile, Recorded
+from secateur.run.callbacks import LogFile, Recorded, RecordedAround
 from secateur.run.context import Context
 from secateur.run.run_data import Rows, RunData, evaluation_task
 from secateur.run.training_arguments import training_arguments
@@ -105,7 +105,7 @@ def train(context: Context, trainer: PruningTrainer, stage: str) -> None:
 
 def recorded(context: Context, stopwatch: Stopwatch) -> Context:
     """The context whose trainings, several in one stage, count to that while they run."""
-    return replace(context, callbacks=(*context.callbacks, Recorded(stopwatch)))
+    return replace(context, callbacks=(*context.callbacks, RecordedAround(stopwatch)))
 
 
 def _evaluated(data: RunData, prediction: EvalPrediction) -> dict[str, float]:
