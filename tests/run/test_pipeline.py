@@ -268,7 +268,7 @@ def test_a_teacher_whose_scores_were_kept_is_timed_on_the_device_of_the_result(f
     assert teacher.device.type == "cpu"
     monkeypatch.setattr(measure, "grid", lambda *given, **_: places.extend(model.device for model in given[:2]) or [])
     scored = measure.Scored(load(folder / "model").to("meta"), teacher, found, None, report.teacher_scores, None, None)
-    assert measure._measured(context, scored).latency == []
+    assert measure._times(context, scored).latency == []
     assert places == [torch.device("meta")] * 2
 
 

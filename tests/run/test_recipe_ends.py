@@ -289,10 +289,8 @@ def timed(context):
     model.device = torch.device("cpu")
     scored = SimpleNamespace(model=model, teacher=model)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Called) as call:
-        patch.setattr(measure, "base_model", lambda context: None)
-        patch.setattr(measure, "Plan", SimpleNamespace(load=lambda *_: None))
         patch.setattr(measure, "grid", called)
-        measure._measured(context, scored)
+        measure._times(context, scored)
     arguments, other = call.value.args
     return arguments[-1], other["repeats"]
 

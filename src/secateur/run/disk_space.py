@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from secateur.run.baselines.baseline import FOLDER
 from secateur.run.context import Context
 from secateur.run.models import teacher_name
 from secateur.run.recipe import Recipe
@@ -14,8 +15,6 @@ from secateur.system.disk import folder_bytes
 from secateur.training.array_cache import KEY
 from secateur.training.running_refit import moments_bytes
 
-BASELINES = "baselines"
-"""The folder of the baselines in that of the run."""
 FLOAT = 4
 """Bytes of a weight, and of each of the two moments that the optimizer keeps of it."""
 
@@ -60,7 +59,7 @@ def _written(context: Context, weights: int) -> int:
     model = FLOAT * weights
     own = _size_of(context.cut_folder, context.model_folder, context.folder / "prune", context.folder / "recover")
     branches = sum(min(2 * model, _size_of(one.cut_folder, one.model_folder)) for one in context.branches)
-    return own + branches + _size_of(context.folder / BASELINES) + _written_of_teacher(context, model)
+    return own + branches + _size_of(context.folder / FOLDER) + _written_of_teacher(context, model)
 
 
 def _written_of_teacher(context: Context, model: int) -> int:

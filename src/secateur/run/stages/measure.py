@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
@@ -54,6 +54,13 @@ class Scored:
     tuning: dict[str, Any] | None
 
 
+class Times(NamedTuple):
+    """The latency of the result beside its teacher's at each shape, and that of the target; None without one."""
+
+    latency: list[Measurement]
+    target: dict[str, Any] | None
+
+
 def done(context: Context) -> bool:
     """Whether the report exists."""
     return context.finished
@@ -63,8 +70,8 @@ def run(context: Context) -> None:
     """Score in all processes; time, and write the report, in the main one."""
     with context.accounting.stage("measure"):
         scored = _scored(context)
-        report = processes.on_main(partial(_measured, context, scored))
-    processes.on_main(partial(_write, context, report, scored.model))
+        times = processes.on_main(partial(_times, context, scored))
+    processes.on_main(partial(_write, context, scored, times))
 
 
 def _scored(context: Context) -> Scored:
@@ -75,20 +82,18 @@ def _scored(context: Context) -> Scored:
     return Scored(model, teacher, *of_model, *of_teacher, tuning_score(context.data, model))
 
 
-def _write(context: Context, report: Report, model: PreTrainedModel) -> None:
+def _write(context: Context, scored: Scored, times: Times) -> None:
     """Write the model card and the report, with what all stages have used; the report comes last."""
-    report = replace(report, seconds=context.accounting.seconds(), memory=context.accounting.memory())
-    atomic_write(context.model_folder / "README.md", card(report, model))
+    report = _report(context, scored, times)
+    atomic_write(context.model_folder / "README.md", card(report, scored.model))
     run_page.write(report, context.folder)
     report.save(context.folder)
 
 
-def _measured(context: Context, scored: Scored) -> Report:
-    """The report, after what is left to measure is."""
+def _report(context: Context, scored: Scored, times: Times) -> Report:
     recipe, task, model, teacher = context.recipe, context.data.task, scored.model, scored.teacher
     dense = base_model(context)  # whose shape the plan fits; the teacher may have another one
     plan = Plan.load(context.model_folder / "plan.json", dense)
-    times, target = _times(context, scored), _target(context, model, plan)
     space = Space(dense, *recipe.target.units)
     return Report(
         recipe=recipe.to_dict(),
@@ -103,11 +108,12 @@ def _measured(context: Context, scored: Scored) -> Report:
         shared_output=shares_embeddings(teacher),
         unpruned=_unpruned(dense, space, plan),
         paths=paths_in(recipe.to_dict()),
-        latency=[measurement.to_dict() for measurement in times],
+        latency=[measurement.to_dict() for measurement in times.latency],
         verified=FORMAT.read(context.folder / VERIFIED),
         seconds=context.accounting.seconds(),
         **_versions(context),
-        target=target,
+        target=times.target,
+        memory=context.accounting.memory(),
         baseline=task.baseline(context.data.validation_rows),
         rounds=run_rounds.reported(recipe),
         **_chosen(context),
@@ -120,14 +126,15 @@ def _versions(context: Context) -> dict[str, Any]:
     return {"earlier_versions": versions.pop(EARLIER, None), "versions": versions}
 
 
-def _times(context: Context, scored: Scored) -> list[Measurement]:
-    """The times of the result beside its teacher, on the device where the result was scored.
+def _times(context: Context, scored: Scored) -> Times:
+    """The times of the result beside its teacher, on the device where the result was scored, and that of the target.
 
     The teacher is not there if its scores were kept from before.
     """
     measurement = context.recipe.measurement
     with on_device([scored.teacher], scored.model.device):
-        return grid(scored.model, scored.teacher, measurement.shapes, repeats=measurement.repeats)
+        latency = grid(scored.model, scored.teacher, measurement.shapes, repeats=measurement.repeats)
+    return Times(latency, _target(context, scored.model))
 
 
 def _metrics(task: Task) -> dict[str, Any]:
@@ -206,14 +213,18 @@ def _chosen(context: Context) -> dict[str, Any]:
     return chosen | {"length": run_length.reported(context), "outputs": output_cache.reported(context)}
 
 
-def _target(context: Context, model: PreTrainedModel, plan: Plan) -> dict[str, Any] | None:
+def _target(context: Context, model: PreTrainedModel) -> dict[str, Any] | None:
     """The time that was asked for and predicted, and the time that the result takes; None where no time was asked.
 
     Speed-ups are over the student as the table is of it: before pruning, with the run's pieces and its factors.
     """
     table = read_latency_table(context.folder)
-    if table is None or plan.latency is None:
+    if table is None:
+        return None
+    dense = base_model(context)
+    plan = Plan.load(context.model_folder / "plan.json", dense)
+    if plan.latency is None:
         return None
     repeats = context.recipe.measurement.repeats
-    unpruned = shaped(context, base_model(context))
+    unpruned = shaped(context, dense)
     return target_reached(plan.latency, measure_again(table, model, unpruned, repeats))
